@@ -1,0 +1,160 @@
+"""Every error that slurmbridge raises on purpose.
+
+    SlurmBridgeError
+    ├── ConfigurationError        refuse to start
+    ├── RequestError              the caller can fix it
+    │   ├── InvalidProcess        ├── UnknownProcess     ├── UnknownImage
+    │   ├── Unauthenticated       ├── BodyTooLarge       ├── IllegalTransition
+    │   └── SubmissionRefused     Slurm said no; its own words are in the message
+    ├── SiteError                 the site must recover
+    │   ├── SchedulerUnavailable  ── SubmissionNotSent
+    │   ├── ShellUnavailable      ├── ReplyUnreadable
+    │   ├── StagingFailed         └── DatabaseUnavailable
+    ├── BridgeUnreachable         the client cannot talk to the API
+    └── ContainerError
+        └── DefinitionInvalid     ── ImageBuildFailed
+
+Bugs are not in the tree: they stay AssertionError, TypeError and so on.
+"""
+
+
+class SlurmBridgeError(Exception):
+    """Root. The message is one sentence for the person who must act."""
+
+    code = "internal"
+    transient = False
+
+
+class ConfigurationError(SlurmBridgeError):
+    """The configuration is incomplete or contradicts itself."""
+
+    code = "configuration"
+
+
+class RequestError(SlurmBridgeError):
+    """The caller can fix it."""
+
+    code = "request"
+
+
+class InvalidProcess(RequestError):
+    """The specification of a Process cannot be accepted.
+
+    `fields` holds one (location, message) pair for each thing that is wrong.
+    """
+
+    code = "invalid-process"
+
+    def __init__(self, message: str, fields: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class UnknownProcess(RequestError):
+    """No Process has this id."""
+
+    code = "unknown-process"
+
+
+class UnknownImage(RequestError):
+    """No image of this name is recorded."""
+
+    code = "unknown-image"
+
+
+class Unauthenticated(RequestError):
+    """No token, or one that is not known."""
+
+    code = "unauthenticated"
+
+
+class BodyTooLarge(RequestError):
+    """The request body is larger than a specification can be."""
+
+    code = "body-too-large"
+
+
+class IllegalTransition(RequestError):
+    """The Process is in a state in which this cannot be done."""
+
+    code = "illegal-transition"
+
+
+class SubmissionRefused(RequestError):
+    """Slurm refused the job. `retry` is set when a limit was reached that time resolves."""
+
+    code = "submission-refused"
+
+    def __init__(self, message: str, *, retry: bool = False) -> None:
+        super().__init__(message)
+        self.retry = retry
+
+
+class SiteError(SlurmBridgeError):
+    """The site must recover; the request itself was fine."""
+
+    code = "site"
+
+
+class SchedulerUnavailable(SiteError):
+    """Slurm did not answer. Whether a submission took effect is not known from this."""
+
+    code = "scheduler-unavailable"
+    transient = True
+
+
+class SubmissionNotSent(SchedulerUnavailable):
+    """A submission that surely never reached Slurm, so that it can be tried again."""
+
+    code = "submission-not-sent"
+
+
+class ShellUnavailable(SiteError):
+    """A command could not be run or did not end in time."""
+
+    code = "shell-unavailable"
+    transient = True
+
+
+class ReplyUnreadable(SiteError):
+    """A command answered with text that is not understood."""
+
+    code = "reply-unreadable"
+
+
+class StagingFailed(SiteError):
+    """Inputs could not be brought in, or outputs could not be carried out."""
+
+    code = "staging-failed"
+
+
+class DatabaseUnavailable(SiteError):
+    """The database cannot be reached or has another schema version."""
+
+    code = "database-unavailable"
+    transient = True
+
+
+class BridgeUnreachable(SlurmBridgeError):
+    """The API did not answer, or not as the API does."""
+
+    code = "bridge-unreachable"
+    transient = True
+
+
+class ContainerError(SlurmBridgeError):
+    """An image or a container cannot be made as asked."""
+
+    code = "container"
+
+
+class DefinitionInvalid(ContainerError):
+    """A definition file lacks something, or asks for something that is not allowed."""
+
+    code = "definition-invalid"
+
+
+class ImageBuildFailed(ContainerError):
+    """Apptainer could not build an image, or its %test failed."""
+
+    code = "image-build-failed"

@@ -1,0 +1,331 @@
+"""The values that everything speaks of. Frozen; parsed once, at the edge."""
+
+import json
+import re
+import tomllib
+from datetime import datetime
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from slurmbridge.errors import InvalidProcess
+from slurmbridge.lifecycle import ProcessState
+
+SPEC_BYTES_LIMIT = 1024 * 1024
+# Linux takes no single argument or environment string above 32 pages (MAX_ARG_STRLEN).
+ARGUMENT_BYTES_LIMIT = 128 * 1024 - 1
+
+_PATH_REFUSED = re.compile(r"""[\s\x00-\x1f\x7f"'`\\,:;$*?<>|&!(){}\[\]~#]""")
+# Apptainer, Slurm and the dynamic linker act on these before the program starts.
+_RESERVED_PREFIXES = (
+    "APPTAINER",
+    "SINGULARITY",
+    "SLURM",
+    "SBATCH",
+    "SPANK",
+    "PMI",
+    "LD_",
+)
+_RESERVED_NAMES = frozenset(
+    {"HOME", "PATH", "PWD", "USER", "LOGNAME", "SHELL", "IFS", "BASH_ENV"}
+)
+
+
+def _no_surrogates(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not valid UTF-8") from None
+    return text
+
+
+def _argument(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a NUL character, which no program can be given")
+    if len(_no_surrogates(text).encode()) > ARGUMENT_BYTES_LIMIT:
+        raise ValueError(
+            f"is longer than {ARGUMENT_BYTES_LIMIT} bytes, the limit of Linux"
+        )
+    return text
+
+
+def check_relative_path(path: str) -> str:
+    """Return `path` when it is a plain relative path.
+
+    Raises:
+        ValueError: it is empty, absolute or not UTF-8, climbs with `..`, has a part with a leading
+            dash, or holds whitespace, quotes or characters that a shell or a bind gives meaning to.
+    """
+    _no_surrogates(path)
+    if found := _PATH_REFUSED.search(path):
+        raise ValueError(
+            f"the path {path!r} holds {found.group()!r}, which is not allowed in paths"
+        )
+    parts = path.split("/")
+    if path.startswith("/"):
+        raise ValueError(
+            f"the path {path!r} is absolute; it must be relative to its store"
+        )
+    if any(part in {"", ".", ".."} for part in parts):
+        raise ValueError(f"the path {path!r} has an empty part, '.' or '..'")
+    if any(part.startswith("-") for part in parts):
+        raise ValueError(f"the path {path!r} has a part with a leading dash")
+    if len(path) > 1024 or any(len(part.encode()) > 255 for part in parts):
+        raise ValueError("the path is too long")
+    return path
+
+
+def _location(text: str) -> str:
+    store, separator, path = text.partition(":")
+    if not separator or not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", store):
+        raise ValueError(f"{text!r} is not of the form store:path")
+    check_relative_path(path)
+    return text
+
+
+def _variable_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
+        raise ValueError(f"{name!r} is not the name of an environment variable")
+    if name in _RESERVED_NAMES or name.startswith(_RESERVED_PREFIXES):
+        raise ValueError(f"{name} is set by the platform and cannot be declared")
+    return name
+
+
+Argument = Annotated[str, AfterValidator(_argument)]
+RelativePath = Annotated[str, AfterValidator(check_relative_path)]
+Location = Annotated[str, AfterValidator(_location)]
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+# Slurm's names that travel on an #SBATCH line.
+SlurmName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+]
+ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+LabelKey = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")
+]
+LabelValue = Annotated[
+    str, StringConstraints(max_length=256), AfterValidator(_argument)
+]
+
+
+class Value(BaseModel):
+    """A frozen value that knows all its fields and takes no other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TraceLevel(StrEnum):
+    """How much of what the program does is recorded from outside."""
+
+    OFF = "off"
+    AUDIT = "audit"
+    FULL = "full"
+
+
+class Code(Value):
+    """The program's own files, seen read-only at /code."""
+
+    source: Location
+
+
+class Input(Value):
+    """A file or folder of a Data Store, seen read-only at /input/`target`."""
+
+    source: Location
+    target: RelativePath | None = None
+
+    @property
+    def name(self) -> str:
+        """The path below /input: `target`, or the last part of the source."""
+        return self.target or PurePosixPath(self.source.partition(":")[2]).name
+
+
+class Outputs(Value):
+    """Where what the program left in /output is carried, in a folder of the Process's own."""
+
+    destination: Location
+
+
+class Resources(Value):
+    """What is asked of Slurm, in Slurm's terms."""
+
+    nodes: Annotated[int, Field(ge=1, le=1)] = 1
+    cpus_per_task: Annotated[int, Field(ge=1, le=4096)] = 1
+    memory_mib: Annotated[int, Field(ge=16, le=64 * 1024 * 1024)] = 1024
+
+
+class ProcessSpec(Value):
+    """What a submitter asks for. The same in TOML, JSON and Python."""
+
+    image: ImageName
+    command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=4096)]
+    code: Code | None = None
+    inputs: Annotated[tuple[Input, ...], Field(max_length=256)] = ()
+    outputs: Outputs | None = None
+    environment: Annotated[dict[VariableName, Argument], Field(max_length=256)] = {}
+    resources: Resources = Resources()
+    time_limit_minutes: Annotated[int, Field(ge=1, le=366 * 24 * 60)] = 60
+    trace: TraceLevel = TraceLevel.AUDIT
+    account: SlurmName | None = None
+    partition: SlurmName | None = None
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ProcessSpec":
+        if not self.command[0]:
+            raise ValueError("the first word of command, the program, is empty")
+        names = sorted(entry.name for entry in self.inputs)
+        for first, second in zip(names, names[1:], strict=False):
+            if second == first or second.startswith(first + "/"):
+                raise ValueError(f"two inputs would lie at /input/{first}")
+        return self
+
+
+def parse_spec(
+    document: str | bytes | dict[str, Any], *, form: str = "json"
+) -> ProcessSpec:
+    """Read a specification, `form` being "json" or "toml".
+
+    Every way leads through the same JSON, so the same document means the same everywhere.
+
+    Raises:
+        InvalidProcess: with one (location, message) pair for each thing that is wrong.
+    """
+    try:
+        if isinstance(document, dict):
+            data = document
+        else:
+            text = document.decode() if isinstance(document, bytes) else document
+            data = tomllib.loads(text) if form == "toml" else json.loads(text)
+        return ProcessSpec.model_validate_json(
+            json.dumps(data, ensure_ascii=False).encode()
+        )
+    except ValidationError as error:
+        fields = tuple(_readable(detail) for detail in error.errors(include_url=False))
+        raise InvalidProcess(
+            "; ".join(_sentence(*field) for field in fields), fields
+        ) from None
+    except UnicodeError:
+        raise InvalidProcess("the specification is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidProcess("the specification is nested too deeply") from None
+    except (ValueError, TypeError) as error:
+        raise InvalidProcess(
+            f"the specification is not readable {form.upper()}: {error}"
+        ) from None
+
+
+def _readable(detail: Any) -> tuple[str, str]:
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = "is not a field of a specification"
+    location = ".".join(str(part) for part in detail["loc"])
+    return location, message[0].lower() + message[1:]
+
+
+def _sentence(location: str, message: str) -> str:
+    return f"{location}: {message}" if location else message
+
+
+class Partition(Value):
+    """A Slurm partition as the cluster reports it."""
+
+    name: str
+    default: bool
+    up: bool
+    nodes: int
+    cpus_per_node: int
+    memory_mib_per_node: int
+    time_limit_minutes: int | None
+
+
+class ComputeCapability(Value):
+    """What a cluster offers to this bridge."""
+
+    cluster: str
+    slurm_version: str
+    partitions: tuple[Partition, ...]
+    accounts: tuple[str, ...]
+    default_account: str | None = None
+    observed_at: datetime | None = None
+
+    def partition(self, name: str | None) -> Partition | None:
+        """The partition of this name; without a name, the default one."""
+        for partition in self.partitions:
+            if partition.name == name or (name is None and partition.default):
+                return partition
+        return None
+
+
+class Image(Value):
+    """A recorded image. Nothing else can be run."""
+
+    name: str
+    sha256: str
+    definition_sha256: str
+    path: str
+    size_bytes: int
+    squashfs_offset: int
+    labels: dict[str, str]
+    built_at: datetime
+
+
+class OutputFile(Value):
+    """A file that was carried to the Data Store."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Event(Value):
+    """Something that was observed or done, and where it is known from."""
+
+    at: datetime
+    source: str
+    state: ProcessState
+    detail: str
+
+
+class Process(Value):
+    """One durable run of a user's program."""
+
+    id: str
+    state: ProcessState
+    spec: ProcessSpec
+    submitted_by: str
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    cancel_requested: bool = False
+    job_name: str
+    job_id: int | None = None
+    slurm_state: str | None = None
+    slurm_reason: str | None = None
+    nodes: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str | None = None
+    image_sha256: str | None = None
+    script_sha256: str | None = None
+    outputs_location: str | None = None
+    outputs: tuple[OutputFile, ...] = ()
+    outputs_ignored: tuple[str, ...] = ()
+
+
+def job_name(process_id: str) -> str:
+    """The name under which Slurm, and its accounting, know the job of a Process.
+
+    It is the token by which a job is found again when its id was not recorded.
+    """
+    return f"sb-{process_id}"

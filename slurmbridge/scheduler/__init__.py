@@ -1,0 +1,81 @@
+"""The seam to Slurm. Nothing above this package knows Slurm's text."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from slurmbridge.lifecycle import SlurmStatus
+from slurmbridge.model import ComputeCapability
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A rendered script and the name that its job will carry."""
+
+    job_name: str
+    script: str
+    working_directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What Slurm says of a job. Times are UTC; None where Slurm does not know."""
+
+    job_id: int
+    job_name: str
+    status: SlurmStatus
+    reason: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    nodes: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    source: str = ""
+
+
+# What became of one submission: a job id, or the SubmissionRefused / SchedulerUnavailable that it
+# met. After SchedulerUnavailable the job may exist all the same.
+SubmitOutcome = int | Exception
+
+
+class Scheduler(Protocol):
+    """What is asked of Slurm. Every call has a deadline.
+
+    Raises (all methods):
+        SchedulerUnavailable: Slurm did not answer.
+        ReplyUnreadable: it answered with something else.
+    """
+
+    name: str
+
+    def submit(
+        self,
+        submissions: Sequence[Submission],
+        on_outcome: Callable[[int, SubmitOutcome], None] | None = None,
+    ) -> list[SubmitOutcome]:
+        """Submit in order. One outcome each; never raises for a single submission.
+
+        `on_outcome` is told (index, outcome) as soon as each is known.
+        """
+        ...
+
+    def jobs(self) -> list[JobReport]:
+        """Every job of the bridge's user that the controller knows, in all states. One query."""
+        ...
+
+    def history(self, job_names: Sequence[str], *, since: datetime) -> list[JobReport]:
+        """What accounting says of the jobs with these names that existed after `since`."""
+        ...
+
+    def cancel(self, job_ids: Sequence[int]) -> None:
+        """Ask Slurm to end these jobs. One that has ended already is not an error."""
+        ...
+
+    def capability(self) -> ComputeCapability:
+        """What the cluster offers."""
+        ...
+
+    def close(self) -> None:
+        """Let go of whatever is held."""
+        ...

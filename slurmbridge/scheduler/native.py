@@ -1,0 +1,161 @@
+"""Slurm through pyslurm, in a child process that is killed and replaced when a call hangs.
+
+Accounting and the cluster's capability come from Slurm's own programs: they are asked rarely, and
+pyslurm's database calls can end their process.
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from slurmbridge.errors import ReplyUnreadable, SchedulerUnavailable, ShellUnavailable
+from slurmbridge.errors import SubmissionNotSent, SubmissionRefused
+from slurmbridge.lifecycle import SlurmState, read_status
+from slurmbridge.model import ComputeCapability
+from slurmbridge.scheduler import JobReport, Submission, SubmitOutcome, wire
+from slurmbridge.scheduler.commands import CommandScheduler
+from slurmbridge.shell import CLEAN_ENVIRONMENT, LineChild, Shell
+
+CHILD = (sys.executable, "-I", "-m", "slurmbridge.scheduler.native_child")
+
+
+class NativeScheduler:
+    """pyslurm in a child for what is asked often, Slurm's programs for the rest."""
+
+    name = "pyslurm"
+
+    def __init__(
+        self, shell: Shell, *, timeout_seconds: float, child_argv: Sequence[str] = CHILD
+    ) -> None:
+        self._commands = CommandScheduler(shell, timeout_seconds=timeout_seconds)
+        self._child = LineChild(child_argv, CLEAN_ENVIRONMENT)
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process id of the child, if one lives."""
+        return self._child.pid
+
+    def submit(
+        self,
+        submissions: Sequence[Submission],
+        on_outcome: Callable[[int, SubmitOutcome], None] | None = None,
+    ) -> list[SubmitOutcome]:
+        """See Scheduler.submit. When the child is lost, every unanswered one is in doubt."""
+        jobs = [
+            {"script": entry.script, "working_directory": entry.working_directory}
+            for entry in submissions
+        ]
+        outcomes: list[SubmitOutcome] = []
+
+        def keep(outcome: SubmitOutcome) -> None:
+            outcomes.append(outcome)
+            if on_outcome:
+                on_outcome(len(outcomes) - 1, outcome)
+
+        try:
+            for answer in self._ask("submit", jobs, answers=len(jobs)):
+                keep(_outcome(answer))
+        except SchedulerUnavailable as error:
+            for _ in range(len(jobs) - len(outcomes)):
+                keep(error)
+        return outcomes
+
+    def jobs(self) -> list[JobReport]:
+        """See Scheduler.jobs."""
+        [answer] = list(self._ask("jobs", None, answers=1))
+        if "jobs" not in answer:
+            raise SchedulerUnavailable(f"Slurm did not answer: {answer.get('error')}")
+        return [_report(job) for job in answer["jobs"]]
+
+    def history(self, job_names: Sequence[str], *, since: datetime) -> list[JobReport]:
+        """See Scheduler.history."""
+        return self._commands.history(job_names, since=since)
+
+    def cancel(self, job_ids: Sequence[int]) -> None:
+        """See Scheduler.cancel."""
+        answers = list(self._ask("cancel", list(job_ids), answers=len(job_ids)))
+        if errors := [answer["error"] for answer in answers if "error" in answer]:
+            raise SchedulerUnavailable(f"Slurm did not cancel: {errors[0]}")
+
+    def capability(self) -> ComputeCapability:
+        """See Scheduler.capability."""
+        return self._commands.capability()
+
+    def close(self) -> None:
+        """See Scheduler.close."""
+        self._child.kill()
+
+    def _ask(
+        self, operation: str, jobs: Any, *, answers: int
+    ) -> Iterator[dict[str, Any]]:
+        if answers == 0:
+            return
+        with self._lock:
+            fresh = self._child.pid is None
+            line = json.dumps({"op": operation, "jobs": jobs})
+            try:
+                lines = self._child.request(line, timeout_seconds=self._timeout_seconds)
+                if fresh:
+                    self._greet(json.loads(next(lines)))
+                for _ in range(answers):
+                    yield json.loads(next(lines))
+            except ShellUnavailable as error:
+                raise SchedulerUnavailable(
+                    f"pyslurm's process was lost: {error}"
+                ) from error
+            except ValueError as error:
+                self._child.kill()
+                raise ReplyUnreadable(
+                    "pyslurm's process answered with no JSON"
+                ) from error
+            except GeneratorExit:
+                # The caller left in the middle of the answers: they cannot be told apart later.
+                self._child.kill()
+                raise
+
+    def _greet(self, greeting: dict[str, Any]) -> None:
+        if "unusable" in greeting:
+            self._child.kill()
+            raise SchedulerUnavailable(greeting["unusable"])
+
+
+def _outcome(answer: dict[str, Any]) -> SubmitOutcome:
+    if "job_id" in answer:
+        return int(answer["job_id"])
+    if "skipped" in answer:
+        return SubmissionNotSent(
+            f"Slurm did not answer the one before: {answer['skipped']}"
+        )
+    if "invalid" in answer:
+        return SubmissionRefused(f"the script cannot be submitted: {answer['invalid']}")
+    return wire.refusal(str(answer.get("error")))
+
+
+def _report(job: dict[str, Any]) -> JobReport:
+    status = read_status(job["state"])
+    completed = status.base is SlurmState.COMPLETED
+    return JobReport(
+        job_id=job["job_id"],
+        job_name=job["job_name"] or "",
+        status=status,
+        reason=None if job["reason"] in {"None", None} else job["reason"],
+        # pyslurm 25.11 takes 128 from exit codes above 127, so no other one can be relied on.
+        exit_code=0 if completed else None,
+        nodes=job["nodes"] or None,
+        started_at=_time(job["started_at"])
+        if status.base is not SlurmState.PENDING
+        else None,
+        ended_at=_time(job["ended_at"])
+        if status.base not in {SlurmState.PENDING, SlurmState.RUNNING}
+        else None,
+        source="pyslurm",
+    )
+
+
+def _time(seconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None

@@ -1,0 +1,142 @@
+"""The child process in which pyslurm lives: one JSON line in, JSON lines out.
+
+pyslurm's calls hold the interpreter's lock while slurmctld is silent, importing it changes the
+whole process, and it is GPL-2.0: so it has a process of its own that can be ended. Started as
+`python -m slurmbridge.scheduler.native_child`; imports nothing else of this package.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+DIRECTIVE = re.compile(r"#SBATCH --([a-z-]+)(?:=(\S+))?")
+# pyslurm's own reader of #SBATCH lines skips what it does not know; here that is an error.
+ATTRIBUTES: dict[str, str] = {
+    "job-name": "name",
+    "account": "account",
+    "partition": "partitions",
+    "nodes": "nodes",
+    "ntasks": "ntasks",
+    "cpus-per-task": "cpus_per_task",
+    "mem": "memory_per_node",
+    "time": "time_limit",
+    "output": "standard_output",
+    "open-mode": "log_files_open_mode",
+    "no-requeue": "is_requeueable",
+    "export": "environment",
+}
+UNAVAILABLE = re.compile(r"unable to contact|timed out|communication", re.IGNORECASE)
+# `--export=NIL` in sbatch's words; pyslurm's default would copy this process's environment.
+JOB_ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+
+
+def read_directives(script: str) -> dict[str, Any]:
+    """The attributes of a JobSubmitDescription that a script's #SBATCH lines stand for.
+
+    Raises:
+        ValueError: at a line that is not understood.
+    """
+    attributes: dict[str, Any] = {}
+    for line in script.splitlines():
+        if line and not line.startswith("#"):
+            break  # sbatch, too, reads no directive after the first command.
+        if not line.startswith("#SBATCH"):
+            continue
+        match = DIRECTIVE.fullmatch(line)
+        if not match or match[1] not in ATTRIBUTES:
+            raise ValueError(f"the directive {line!r} is not supported with pyslurm")
+        attributes[ATTRIBUTES[match[1]]] = match[2]
+    if attributes.pop("environment", "NIL") != "NIL":
+        raise ValueError("only --export=NIL is supported with pyslurm")
+    if "is_requeueable" in attributes:
+        attributes["is_requeueable"] = False
+    for number in ("ntasks", "cpus_per_task"):
+        if number in attributes:
+            attributes[number] = int(attributes[number])
+    return {**attributes, "environment": JOB_ENVIRONMENT}
+
+
+def submit(pyslurm: Any, jobs: list[dict[str, str]]) -> Iterable[dict[str, Any]]:
+    """Submit in order, one answer each. After one that slurmctld did not answer, none is tried."""
+    silent = ""
+    for job in jobs:
+        if silent:
+            yield {"skipped": silent}
+            continue
+        try:
+            description = pyslurm.JobSubmitDescription(
+                script=job["script"],
+                working_directory=job["working_directory"],
+                **read_directives(job["script"]),
+            )
+            yield {"job_id": description.submit()}
+        except pyslurm.PyslurmError as error:
+            silent = str(error) if UNAVAILABLE.search(str(error)) else ""
+            yield {"error": str(error)}
+        except (ValueError, TypeError) as error:
+            yield {"invalid": str(error)}
+
+
+def report(pyslurm: Any, _jobs: object) -> Iterable[dict[str, Any]]:
+    """All jobs of this user, in one query, in one line."""
+    user = os.getuid()
+    yield {
+        "jobs": [
+            {
+                "job_id": job.id,
+                "job_name": job.name,
+                "state": job.state,
+                "reason": job.state_reason,
+                "nodes": job.allocated_nodes,
+                "started_at": job.start_time,
+                "ended_at": job.end_time,
+            }
+            for job in pyslurm.Jobs.load().values()
+            if job.user_id == user
+        ]
+    }
+
+
+def cancel(pyslurm: Any, jobs: list[int]) -> Iterable[dict[str, Any]]:
+    """Cancel each; one that has ended already is fine."""
+    for job_id in jobs:
+        try:
+            pyslurm.Job(job_id).cancel()
+            yield {}
+        except pyslurm.RPCError as error:
+            text = str(error)
+            gone = re.search(
+                r"already completing or completed|invalid job id", text, re.IGNORECASE
+            )
+            yield {} if gone else {"error": text}
+
+
+OPERATIONS: dict[str, Callable[[Any, Any], Iterable[dict[str, Any]]]] = {
+    "submit": submit,
+    "jobs": report,
+    "cancel": cancel,
+}
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    try:
+        import pyslurm
+    except (ImportError, SystemExit) as error:
+        print(json.dumps({"unusable": f"pyslurm cannot be used: {error}"}), flush=True)
+        return
+    print(json.dumps({"ready": pyslurm.__version__}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            for answer in OPERATIONS[request["op"]](pyslurm, request.get("jobs")):
+                print(json.dumps(answer), flush=True)
+        except pyslurm.PyslurmError as error:
+            print(json.dumps({"error": str(error)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

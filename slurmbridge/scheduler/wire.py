@@ -1,0 +1,301 @@
+"""Slurm's text: the argv of its programs, and what they print. Pure.
+
+Fields that Slurm or the site fills with free text come last in each format, so that a separator
+in them breaks nothing.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from slurmbridge.errors import (
+    ReplyUnreadable,
+    SchedulerUnavailable,
+    SubmissionNotSent,
+    SubmissionRefused,
+)
+from slurmbridge.lifecycle import SlurmStatus, read_status
+from slurmbridge.model import ComputeCapability, Partition
+from slurmbridge.scheduler import JobReport
+from slurmbridge.shell import Reply
+
+SUBMIT = ("sbatch", "--parsable")
+QUEUE = (
+    "squeue",
+    "--me",
+    "--states=all",
+    "--noheader",
+    "--Format=JobID:|,State:|,exit_code:|,StartTime:|,EndTime:|,NodeList:|,Reason:|,Name:|",
+)
+PARTITIONS = ("sinfo", "--noheader", "--format=%P|%a|%D|%c|%m|%l")
+CONFIGURATION = ("scontrol", "show", "config")
+USER_NAME = ("id", "-un")
+HISTORY_NAMES_PER_CALL = 500
+
+_UNAVAILABLE = re.compile(
+    r"unable to contact slurm controller|socket timed out|connection (refused|timed out|reset)"
+    r"|zero bytes were transmitted|unable to establish con|slurmdbd.*(not available|down)"
+    r"|communication connection failure|transport endpoint|i/o error|backup controller",
+    re.IGNORECASE,
+)
+_NOT_SENT = re.compile(r"connect failure|connection refused", re.IGNORECASE)
+# Slurm's words for limits that other jobs' ends resolve.
+_LIMIT = re.compile(
+    r"job violates accounting/qos policy|(qos|assoc)\w*(max|grp|min)\w*"
+    r"|maxjobcount|slurm temporarily unable to accept job|rate limit",
+    re.IGNORECASE,
+)
+_GONE = re.compile(r"already completing or completed|invalid job id", re.IGNORECASE)
+_UNSET = {"", "N/A", "NONE", "None", "Unknown", "None assigned", "(null)"}
+
+
+def refusal(message: str) -> SubmissionRefused | SchedulerUnavailable:
+    """The error that Slurm's own words mean."""
+    text = " ".join(message.split()).removeprefix("sbatch: error: ")
+    text = text.replace("sbatch: error: ", "").removeprefix(
+        "Batch job submission failed: "
+    )
+    if _NOT_SENT.search(text):
+        return SubmissionNotSent(f"Slurm cannot be reached: {text}")
+    if _UNAVAILABLE.search(text):
+        return SchedulerUnavailable(f"Slurm did not answer: {text}")
+    return SubmissionRefused(
+        f"Slurm refused the job: {text}", retry=_LIMIT.search(text) is not None
+    )
+
+
+def read_submit(reply: Reply) -> int:
+    """The job id that `sbatch --parsable` printed, as `ID` or `ID;CLUSTER`.
+
+    Sites wrap sbatch and print text of their own round it, so the id is the one line of that form.
+
+    Raises:
+        SubmissionRefused, SchedulerUnavailable, ReplyUnreadable.
+    """
+    if reply.exit_code != 0:
+        raise refusal(
+            reply.stderr or reply.stdout or f"sbatch ended with {reply.exit_code}"
+        )
+    ids = re.findall(r"^(\d+)(?:;[\w.-]+)?\s*$", reply.stdout, re.MULTILINE)
+    if len(ids) != 1:
+        raise ReplyUnreadable(
+            f"sbatch printed no single job id but {reply.stdout[:200]!r}"
+        )
+    return int(ids[0])
+
+
+def read_queue(reply: Reply) -> list[JobReport]:
+    """What squeue printed for QUEUE."""
+    _must_succeed("squeue", reply)
+    return [_queue_line(line) for line in reply.stdout.splitlines() if line.strip()]
+
+
+def _queue_line(line: str) -> JobReport:
+    fields = line.removesuffix("|").split("|", 7)
+    if len(fields) != 8 or not fields[0].strip().isdigit():
+        raise ReplyUnreadable(
+            f"squeue printed a line that is not understood: {line[:200]!r}"
+        )
+    job_id, state, code, start, end, nodes, reason, name = (
+        field.strip() for field in fields
+    )
+    status = read_status(state)
+    exit_code, signal = _wait_status(code)
+    return JobReport(
+        job_id=int(job_id),
+        job_name=name,
+        status=status,
+        reason=_text(reason),
+        exit_code=exit_code,
+        signal=signal,
+        nodes=_text(nodes),
+        started_at=_time(start) if _has_started(status) else None,
+        # For a job that has not ended squeue prints the latest end that it may have.
+        ended_at=_time(end) if _has_ended(status) else None,
+        source="squeue",
+    )
+
+
+def history(job_names: Sequence[str], since: datetime) -> tuple[str, ...]:
+    """Ask accounting for every job record, also of earlier attempts, with one of these names.
+
+    Without --starttime sacct begins at midnight.
+    """
+    return (
+        "sacct",
+        "--noheader",
+        "--parsable2",
+        "--allocations",
+        "--duplicates",
+        f"--starttime={since.astimezone(UTC):%Y-%m-%dT%H:%M:%S}",
+        "--endtime=now",
+        f"--name={','.join(job_names)}",
+        "--format=JobIDRaw,State,ExitCode,Start,End,NodeList,Reason,JobName",
+    )
+
+
+def read_history(reply: Reply) -> list[JobReport]:
+    """What sacct printed for `history`. The last record of a job id is its latest attempt."""
+    _must_succeed("sacct", reply)
+    reports: dict[int, JobReport] = {}
+    for line in reply.stdout.splitlines():
+        fields = line.split("|", 7)
+        if len(fields) != 8 or not fields[0].isdigit():
+            raise ReplyUnreadable(
+                f"sacct printed a line that is not understood: {line[:200]!r}"
+            )
+        job_id, state, code, start, end, nodes, reason, name = fields
+        exit_code, signal = _exit_pair(code)
+        reports[int(job_id)] = JobReport(
+            job_id=int(job_id),
+            job_name=name,
+            status=read_status(state),
+            reason=_text(reason),
+            exit_code=exit_code,
+            signal=signal,
+            nodes=_text(nodes),
+            started_at=_time(start),
+            ended_at=_time(end),
+            source="sacct",
+        )
+    return list(reports.values())
+
+
+def cancel(job_ids: Iterable[int]) -> tuple[str, ...]:
+    """End these jobs."""
+    return ("scancel", *(str(job_id) for job_id in job_ids))
+
+
+def read_cancel(reply: Reply) -> None:
+    """Raise unless every complaint of scancel is about a job that is gone already."""
+    complaints = [line for line in reply.stderr.splitlines() if line.strip()]
+    serious = [line for line in complaints if not _GONE.search(line)]
+    if serious or (reply.exit_code != 0 and not complaints):
+        raise SchedulerUnavailable(
+            f"scancel failed: {' '.join(serious) or reply.exit_code}"
+        )
+
+
+def associations(user: str) -> tuple[str, ...]:
+    """Ask which accounts a user may charge."""
+    return (
+        "sacctmgr",
+        "--noheader",
+        "--parsable2",
+        "show",
+        "user",
+        f"name={user}",
+        "withassoc",
+        "format=Account,DefaultAccount",
+    )
+
+
+def read_capability(
+    config: Reply, partitions: Reply, accounts: Reply
+) -> ComputeCapability:
+    """Put together what scontrol, sinfo and sacctmgr say."""
+    _must_succeed("scontrol", config)
+    _must_succeed("sinfo", partitions)
+    _must_succeed("sacctmgr", accounts)
+    cluster = re.search(r"^ClusterName\s*=\s*(\S+)", config.stdout, re.MULTILINE)
+    version = re.search(r"^SLURM_VERSION\s*=\s*(\S+)", config.stdout, re.MULTILINE)
+    if not cluster or not version:
+        raise ReplyUnreadable("scontrol show config names no cluster or no version")
+    rows = [line.split("|") for line in accounts.stdout.splitlines() if line.strip()]
+    return ComputeCapability(
+        cluster=cluster.group(1),
+        slurm_version=version.group(1),
+        partitions=read_partitions(partitions.stdout),
+        accounts=tuple(sorted({row[0] for row in rows if row[0]})),
+        default_account=next((row[1] for row in rows if len(row) > 1 and row[1]), None),
+    )
+
+
+def read_partitions(text: str) -> tuple[Partition, ...]:
+    """What sinfo printed for PARTITIONS: a line for each kind of node in each partition."""
+    found: dict[str, Partition] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) != 6:
+            raise ReplyUnreadable(
+                f"sinfo printed a line that is not understood: {line[:200]!r}"
+            )
+        name, up, nodes, cpus, memory, limit = fields
+        plain = name.removesuffix("*")
+        before = found.get(plain)
+        found[plain] = Partition(
+            name=plain,
+            default=name.endswith("*"),
+            up=up == "up",
+            nodes=int(nodes) + (before.nodes if before else 0),
+            cpus_per_node=max(_count(cpus), before.cpus_per_node if before else 0),
+            memory_mib_per_node=max(
+                _count(memory), before.memory_mib_per_node if before else 0
+            ),
+            time_limit_minutes=read_minutes(limit),
+        )
+    return tuple(found.values())
+
+
+def read_minutes(text: str) -> int | None:
+    """A time limit as Slurm prints it (`1-00:00:00`, `10:00`, `infinite`) in whole minutes."""
+    if text in {"infinite", "UNLIMITED", "n/a"}:
+        return None
+    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
+    if not match:
+        raise ReplyUnreadable(
+            f"Slurm printed a time limit that is not understood: {text!r}"
+        )
+    days, hours, minutes, _ = (int(group or 0) for group in match.groups())
+    return (days * 24 + hours) * 60 + minutes
+
+
+def _must_succeed(program: str, reply: Reply) -> None:
+    if reply.exit_code != 0:
+        text = " ".join((reply.stderr or reply.stdout).split())
+        raise SchedulerUnavailable(
+            f"{program} ended with {reply.exit_code}: {text[:300]}"
+        )
+
+
+def _count(text: str) -> int:
+    return int(text.removesuffix("+"))
+
+
+def _text(text: str) -> str | None:
+    return None if text in _UNSET else text
+
+
+def _time(text: str) -> datetime | None:
+    return None if text in _UNSET else datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def _exit_pair(text: str) -> tuple[int | None, int | None]:
+    code, _, signal = text.partition(":")
+    return (
+        (int(code), int(signal) or None)
+        if code.isdigit() and signal.isdigit()
+        else (None, None)
+    )
+
+
+def _wait_status(text: str) -> tuple[int | None, int | None]:
+    """squeue prints the raw status of wait(2)."""
+    return wait_status(int(text)) if text.isdigit() else (None, None)
+
+
+def wait_status(raw: int) -> tuple[int, int | None]:
+    """Exit code and signal in a status of wait(2)."""
+    return (raw >> 8) & 0xFF, (raw & 0x7F) or None
+
+
+def _has_started(status: SlurmStatus) -> bool:
+    return status.base is not None and status.base.value != "PENDING"
+
+
+def _has_ended(status: SlurmStatus) -> bool:
+    return (
+        _has_started(status)
+        and status.base is not None
+        and status.base.value != "RUNNING"
+    )

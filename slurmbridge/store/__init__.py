@@ -1,0 +1,17 @@
+"""Everything durable. The database is the queue: the API writes rows, Runners act on them."""
+
+from slurmbridge.store.database import Database
+from slurmbridge.store.processes import Change, Claimed, Open, ProcessStore
+from slurmbridge.store.records import ImageStore, RunnerStatus, SiteStore, TokenStore
+
+__all__ = [
+    "Change",
+    "Claimed",
+    "Database",
+    "ImageStore",
+    "Open",
+    "ProcessStore",
+    "RunnerStatus",
+    "SiteStore",
+    "TokenStore",
+]

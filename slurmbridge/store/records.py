@@ -1,0 +1,164 @@
+"""What is durable beside Processes: images, tokens, Runners and what they saw of the site."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from slurmbridge.errors import UnknownImage
+from slurmbridge.model import ComputeCapability, Image
+from slurmbridge.store.database import Database
+from slurmbridge.store.tables import CapabilityRow, ImageRow, RunnerRow, TokenRow
+
+_IMAGE = ImageRow.__table__  # type: ignore[attr-defined]
+_TOKEN = TokenRow.__table__  # type: ignore[attr-defined]
+_RUNNER = RunnerRow.__table__  # type: ignore[attr-defined]
+_CAPABILITY = CapabilityRow.__table__  # type: ignore[attr-defined]
+
+
+class ImageStore:
+    """Recorded images. What is not recorded cannot be run."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, image: Image) -> None:
+        """Record an image; the latest of a name is the one that runs."""
+        with self._database.write() as connection:
+            connection.execute(delete(_IMAGE).where(_IMAGE.c.sha256 == image.sha256))
+            connection.execute(insert(_IMAGE), [image.model_dump()])
+
+    def get(self, name: str) -> Image:
+        """The latest image of this name.
+
+        Raises:
+            UnknownImage
+        """
+        for image in self.all():
+            if image.name == name:
+                return image
+        known = ", ".join(sorted({image.name for image in self.all()})) or "none"
+        raise UnknownImage(f"no image named {name!r} is recorded; recorded: {known}")
+
+    def built_from(self, name: str, definition_sha256: str) -> Image | None:
+        """The image of this name that was built from this definition."""
+        for image in self.all():
+            if (image.name, image.definition_sha256) == (name, definition_sha256):
+                return image
+        return None
+
+    def all(self) -> list[Image]:
+        """All recorded images, newest first."""
+        query = select(_IMAGE).order_by(_IMAGE.c.built_at.desc())
+        with self._database.read() as connection:
+            return [Image(**row) for row in connection.execute(query).mappings()]
+
+
+class TokenStore:
+    """Bearer tokens, by their hashes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, name: str, sha256: str, *, now: datetime) -> None:
+        """Record a token; an earlier one of the same name ends."""
+        with self._database.write() as connection:
+            connection.execute(delete(_TOKEN).where(_TOKEN.c.name == name))
+            row = {"name": name, "sha256": sha256, "created_at": now}
+            connection.execute(insert(_TOKEN), [row])
+
+    def remove(self, name: str) -> bool:
+        """End a token; whether there was one."""
+        with self._database.write() as connection:
+            return (
+                connection.execute(delete(_TOKEN).where(_TOKEN.c.name == name)).rowcount
+                > 0
+            )
+
+    def name_of(self, sha256: str) -> str | None:
+        """Whose token has this hash."""
+        query = select(_TOKEN.c.name).where(_TOKEN.c.sha256 == sha256)
+        with self._database.read() as connection:
+            name: str | None = connection.execute(query).scalar_one_or_none()
+        return name
+
+    def all(self) -> list[tuple[str, datetime]]:
+        """Names and times of creation."""
+        query = select(_TOKEN.c.name, _TOKEN.c.created_at).order_by(_TOKEN.c.name)
+        with self._database.read() as connection:
+            return [(row[0], row[1]) for row in connection.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """A Runner and what it last knew."""
+
+    id: str
+    host: str
+    transport: str
+    heartbeat_at: datetime
+    scheduler_error: str | None
+
+
+class SiteStore:
+    """What Runners report of themselves and of the cluster."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def heartbeat(self, status: RunnerStatus) -> None:
+        """Say that a Runner lives, and whether it reaches Slurm."""
+        values = {
+            name: getattr(status, name) for name in RunnerStatus.__dataclass_fields__
+        }
+        with self._database.write() as connection:
+            query = update(_RUNNER).where(_RUNNER.c.id == status.id).values(**values)
+            if connection.execute(query).rowcount == 0:
+                connection.execute(insert(_RUNNER), [values])
+
+    def forget_runner(self, runner_id: str) -> None:
+        """A Runner ended in good order."""
+        with self._database.write() as connection:
+            connection.execute(delete(_RUNNER).where(_RUNNER.c.id == runner_id))
+
+    def forget_silent(self, since: datetime) -> None:
+        """Drop Runners that have not been heard of since."""
+        with self._database.write() as connection:
+            connection.execute(delete(_RUNNER).where(_RUNNER.c.heartbeat_at < since))
+
+    def runners(self, *, since: datetime) -> list[RunnerStatus]:
+        """Runners heard of since then, the latest first."""
+        query = select(_RUNNER).where(_RUNNER.c.heartbeat_at >= since)
+        query = query.order_by(_RUNNER.c.heartbeat_at.desc())
+        with self._database.read() as connection:
+            return [RunnerStatus(**row) for row in connection.execute(query).mappings()]
+
+    def record_capability(self, capability: ComputeCapability) -> None:
+        """Keep what a cluster reported."""
+        row = {
+            "cluster": capability.cluster,
+            "observed_at": capability.observed_at,
+            "capability": capability.model_dump(mode="json"),
+        }
+        postgres = self._database.engine.dialect.name == "postgresql"
+        upsert = (postgresql if postgres else sqlite).insert(_CAPABILITY).values(row)
+        with self._database.write() as connection:
+            connection.execute(
+                upsert.on_conflict_do_update(index_elements=["cluster"], set_=row)
+            )
+
+    def capability(self) -> ComputeCapability | None:
+        """What the cluster last reported; None before the first report."""
+        query = (
+            select(_CAPABILITY.c.capability)
+            .order_by(_CAPABILITY.c.observed_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            found = connection.execute(query).scalar_one_or_none()
+        return (
+            None
+            if found is None
+            else ComputeCapability.model_validate(found, strict=False)
+        )

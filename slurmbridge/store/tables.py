@@ -1,0 +1,154 @@
+"""The rows. Table models do not validate: values are parsed before they come here."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Enum, Index, Text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+from slurmbridge.lifecycle import Phase, ProcessState
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment. SQLite forgets the zone, so everything is stored and read as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: datetime | None, dialect: Dialect
+    ) -> datetime | None:
+        """Refuse a moment without a zone: what it means is not known."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without a zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(
+        self, value: datetime | None, dialect: Dialect
+    ) -> datetime | None:
+        """Give the zone back."""
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+def _words(closed_set: type[StrEnum]) -> Any:
+    """Store the words of a closed set as text: a database's own enums are hard to extend."""
+    return Enum(closed_set, native_enum=False, length=24, create_constraint=False)
+
+
+class ProcessRow(SQLModel, table=True):
+    """A Process: what was asked, what was done about it, what is known of it."""
+
+    __tablename__ = "process"
+    __table_args__ = (
+        Index("ix_process_phase", "phase", "created_at"),
+        Index("ix_process_created", "created_at"),
+    )
+
+    id: str = Field(primary_key=True, max_length=26)
+    state: ProcessState = Field(sa_type=_words(ProcessState))
+    phase: Phase = Field(sa_type=_words(Phase))
+    spec: dict[str, Any] = Field(sa_type=JSON)
+    submitted_by: str
+    created_at: datetime = Field(sa_type=UtcTime)
+    started_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    cancel_requested: bool = False
+
+    claimed_by: str | None = None
+    claimed_until: datetime | None = Field(default=None, sa_type=UtcTime)
+    not_before: datetime | None = Field(default=None, sa_type=UtcTime)
+    intended_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    missing_since: datetime | None = Field(default=None, sa_type=UtcTime)
+
+    job_name: str = Field(unique=True)
+    job_id: int | None = Field(default=None, index=True, sa_type=BigInteger)
+    slurm_state: str | None = None
+    slurm_reason: str | None = None
+    nodes: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str | None = Field(default=None, sa_type=Text)
+    image_sha256: str | None = None
+    script: str | None = Field(default=None, sa_type=Text)
+    script_sha256: str | None = None
+    outputs_location: str | None = None
+    outputs: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    outputs_ignored: list[str] = Field(default_factory=list, sa_type=JSON)
+
+
+class ProcessEventRow(SQLModel, table=True):
+    """Something observed or done. Rows are added and never changed."""
+
+    __tablename__ = "process_event"
+
+    id: int | None = Field(default=None, primary_key=True)
+    process_id: str = Field(foreign_key="process.id", index=True, max_length=26)
+    at: datetime = Field(sa_type=UtcTime)
+    source: str
+    state: ProcessState = Field(sa_type=_words(ProcessState))
+    detail: str = Field(sa_type=Text)
+
+
+class LogChunkRow(SQLModel, table=True):
+    """A piece of what a program printed, as the Runner read it."""
+
+    __tablename__ = "log_chunk"
+
+    process_id: str = Field(foreign_key="process.id", primary_key=True, max_length=26)
+    stream: str = Field(primary_key=True)
+    offset: int = Field(primary_key=True)
+    data: bytes
+
+
+class ImageRow(SQLModel, table=True):
+    """A recorded image. The latest row of a name is the one that runs."""
+
+    __tablename__ = "image"
+
+    sha256: str = Field(primary_key=True, max_length=64)
+    name: str = Field(index=True)
+    definition_sha256: str = Field(index=True, max_length=64)
+    path: str
+    size_bytes: int = Field(sa_type=BigInteger)
+    squashfs_offset: int = Field(sa_type=BigInteger)
+    labels: dict[str, str] = Field(sa_type=JSON)
+    built_at: datetime = Field(sa_type=UtcTime)
+
+
+class TokenRow(SQLModel, table=True):
+    """A bearer token, known by its hash alone."""
+
+    __tablename__ = "token"
+
+    sha256: str = Field(primary_key=True, max_length=64)
+    name: str = Field(unique=True)
+    created_at: datetime = Field(sa_type=UtcTime)
+
+
+class RunnerRow(SQLModel, table=True):
+    """A Runner and what it last knew of its cluster."""
+
+    __tablename__ = "runner"
+
+    id: str = Field(primary_key=True)
+    host: str
+    transport: str
+    heartbeat_at: datetime = Field(sa_type=UtcTime)
+    scheduler_error: str | None = Field(default=None, sa_type=Text)
+
+
+class CapabilityRow(SQLModel, table=True):
+    """What a cluster last reported."""
+
+    __tablename__ = "compute_capability"
+
+    cluster: str = Field(primary_key=True)
+    observed_at: datetime = Field(sa_type=UtcTime)
+    capability: dict[str, Any] = Field(sa_type=JSON)
