@@ -11,11 +11,13 @@ from slurmbridge.model import ComputeCapability
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A rendered script and the name that its job will carry."""
+    """A rendered script and the name that its job will carry.
+
+    Everything else that Slurm is told stands in the script's own #SBATCH lines.
+    """
 
     job_name: str
     script: str
-    working_directory: str
 
 
 @dataclass(frozen=True, slots=True)

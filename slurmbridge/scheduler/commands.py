@@ -44,9 +44,8 @@ class CommandScheduler:
         return outcomes
 
     def _submit_one(self, submission: Submission) -> SubmitOutcome:
-        argv = (*wire.SUBMIT, f"--chdir={submission.working_directory}")
         try:
-            return wire.read_submit(self._run(argv, stdin=submission.script))
+            return wire.read_submit(self._run(wire.SUBMIT, stdin=submission.script))
         except (SubmissionRefused, SchedulerUnavailable) as error:
             return error
         except SiteError as error:

@@ -46,10 +46,7 @@ class NativeScheduler:
         on_outcome: Callable[[int, SubmitOutcome], None] | None = None,
     ) -> list[SubmitOutcome]:
         """See Scheduler.submit. When the child is lost, every unanswered one is in doubt."""
-        jobs = [
-            {"script": entry.script, "working_directory": entry.working_directory}
-            for entry in submissions
-        ]
+        jobs = [entry.script for entry in submissions]
         outcomes: list[SubmitOutcome] = []
 
         def keep(outcome: SubmitOutcome) -> None:

@@ -23,6 +23,7 @@ ATTRIBUTES: dict[str, str] = {
     "cpus-per-task": "cpus_per_task",
     "mem": "memory_per_node",
     "time": "time_limit",
+    "chdir": "working_directory",
     "output": "standard_output",
     "open-mode": "log_files_open_mode",
     "no-requeue": "is_requeueable",
@@ -59,19 +60,15 @@ def read_directives(script: str) -> dict[str, Any]:
     return {**attributes, "environment": JOB_ENVIRONMENT}
 
 
-def submit(pyslurm: Any, jobs: list[dict[str, str]]) -> Iterable[dict[str, Any]]:
+def submit(pyslurm: Any, scripts: list[str]) -> Iterable[dict[str, Any]]:
     """Submit in order, one answer each. After one that slurmctld did not answer, none is tried."""
     silent = ""
-    for job in jobs:
+    for script in scripts:
         if silent:
             yield {"skipped": silent}
             continue
         try:
-            description = pyslurm.JobSubmitDescription(
-                script=job["script"],
-                working_directory=job["working_directory"],
-                **read_directives(job["script"]),
-            )
+            description = pyslurm.JobSubmitDescription(script=script, **read_directives(script))
             yield {"job_id": description.submit()}
         except pyslurm.PyslurmError as error:
             silent = str(error) if UNAVAILABLE.search(str(error)) else ""

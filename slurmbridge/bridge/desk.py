@@ -1,0 +1,152 @@
+"""What a submitter can ask for. Touches the database only: nothing here waits for Slurm."""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from slurmbridge.bridge.checks import Rules, check
+from slurmbridge.errors import DatabaseUnavailable, SchedulerUnavailable, Unauthenticated
+from slurmbridge.lifecycle import ProcessState
+from slurmbridge.model import ComputeCapability, Event, Image, Process, ProcessSpec
+from slurmbridge.store import Database, ImageStore, ProcessStore, SiteStore, TokenStore
+
+LOG_STREAMS = ("stdout", "stderr", "job")
+_BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
+# A Runner that has been silent for longer is taken for gone.
+RUNNER_SILENCE = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether work can be done now; `problems` says what prevents it."""
+
+    problems: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        """No problem."""
+        return not self.problems
+
+
+class Desk:
+    """The front of the bridge."""
+
+    def __init__(
+        self,
+        database: Database,
+        rules: Rules,
+        *,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._database = database
+        self._processes = ProcessStore(database)
+        self._images = ImageStore(database)
+        self._tokens = TokenStore(database)
+        self._site = SiteStore(database)
+        self._rules = rules
+        self._clock = clock
+        self._new_id = new_id
+
+    def submit(self, spec: ProcessSpec, *, by: str) -> Process:
+        """Accept a Process. It is durable when this returns.
+
+        Raises:
+            InvalidProcess: it asks for something that this site does not have.
+        """
+        images = {image.name for image in self._images.all()}
+        check(spec, self._rules, images=images, capability=self._site.capability())
+        process_id = self._new_id()
+        self._processes.add([(process_id, spec)], by=by, now=self._clock())
+        return self._processes.get(process_id)
+
+    def inspect(self, process_id: str) -> Process:
+        """One Process. Raises UnknownProcess."""
+        return self._processes.get(process_id)
+
+    def page(
+        self,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        states: Sequence[ProcessState] = (),
+        label: tuple[str, str] | None = None,
+    ) -> list[Process]:
+        """Processes, newest first."""
+        return self._processes.page(limit=limit, before=before, states=states, label=label)
+
+    def cancel(self, process_id: str, *, by: str) -> Process:
+        """Ask for the end of a Process. Raises UnknownProcess, IllegalTransition."""
+        return self._processes.request_cancel(process_id, by=by, now=self._clock())
+
+    def log(self, process_id: str, stream: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """What the program printed so far, from a byte offset on. Raises UnknownProcess."""
+        return self._processes.log(process_id, stream, offset=offset, limit=limit)
+
+    def script(self, process_id: str) -> str | None:
+        """The sbatch script of a Process, once it is rendered. Raises UnknownProcess."""
+        return self._processes.script(process_id)
+
+    def events(self, process_id: str) -> list[Event]:
+        """What was observed and done, with sources. Raises UnknownProcess."""
+        return self._processes.events(process_id)
+
+    def capability(self) -> ComputeCapability:
+        """What the cluster offers, as last reported.
+
+        Raises:
+            SchedulerUnavailable: no Runner has reported yet.
+        """
+        capability = self._site.capability()
+        if capability is None:
+            raise SchedulerUnavailable("no Runner has reported on the cluster yet")
+        return capability
+
+    def images(self) -> list[Image]:
+        """The images that can be run, newest first."""
+        return self._images.all()
+
+    def authenticate(self, token: str) -> str:
+        """The name that a bearer token belongs to.
+
+        Raises:
+            Unauthenticated
+        """
+        name = self._tokens.name_of(token_hash(token))
+        if name is None:
+            raise Unauthenticated("the bearer token is not known")
+        return name
+
+    def add_token(self, name: str) -> str:
+        """Make a token. It is returned this once; only its hash is kept."""
+        token = f"sb_{secrets.token_urlsafe(32)}"
+        self._tokens.add(name, token_hash(token), now=self._clock())
+        return token
+
+    def readiness(self) -> Readiness:
+        """Whether what is submitted now would be worked on now."""
+        try:
+            self._database.check_schema()
+            runners = self._site.runners(since=self._clock() - RUNNER_SILENCE)
+        except DatabaseUnavailable as error:
+            return Readiness((str(error),))
+        if not runners:
+            return Readiness(("no Runner is alive: accepted Processes wait",))
+        errors = sorted({r.scheduler_error for r in runners if r.scheduler_error})
+        if errors and all(runner.scheduler_error for runner in runners):
+            return Readiness(tuple(errors))
+        return Readiness(())
+
+
+def token_hash(token: str) -> str:
+    """What is stored of a token. It has 256 random bits, so that no slow hash is needed."""
+    return sha256(token.encode(errors="surrogateescape")).hexdigest()
+
+
+def new_ulid() -> str:
+    """A new id: 26 letters and digits that sort by time (ULID)."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "".join(_BASE32[number >> shift & 31] for shift in range(125, -1, -5))

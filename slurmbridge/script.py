@@ -1,0 +1,127 @@
+"""From a ScriptContext to the sbatch script. The only home of Jinja2."""
+
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from slurmbridge.errors import ConfigurationError
+
+ENTRY = "process.sbatch.j2"
+_PACKAGE = Path(__file__).parent
+# A wheel carries the templates inside the package; a checkout has them beside it.
+DEFAULT_TEMPLATES = next(
+    (path for path in (_PACKAGE / "sbatch_templates",) if path.is_dir()),
+    _PACKAGE.parent / "sbatch_templates",
+)
+
+
+class Directive(str):
+    """Text that may stand on an #SBATCH line or in a comment, and is not quoted.
+
+    Quoting protects nothing there: a newline ends the comment, and the rest would run. So only
+    characters that mean nothing to the shell are taken.
+    """
+
+    __slots__ = ()
+    PATTERN = re.compile(r"[A-Za-z0-9._:/@%,=+-]+")
+
+    def __new__(cls, text: str) -> "Directive":
+        if not cls.PATTERN.fullmatch(text):
+            raise ValueError(f"{text!r} cannot stand on an #SBATCH line")
+        return super().__new__(cls, text)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptContext:
+    """Every variable of the templates. Optional ones may be tested with `if`, nothing more."""
+
+    version: Directive
+    process_id: Directive
+    template_digest: Directive
+    job_name: Directive
+    account: Directive | None
+    partition: Directive | None
+    nodes: Directive
+    tasks: Directive
+    cpus_per_task: Directive
+    memory: Directive
+    time_limit: Directive
+    working_directory: Directive
+    job_log: Directive
+    context: str
+    image_path: str
+    image_sha256: Directive
+    image_offset: Directive
+    seal: tuple[str, ...]
+    traced: bool
+    trace_calls: str
+    trace_string_limit: Directive
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What is submitted, and its SHA-256."""
+
+    text: str
+    sha256: str
+
+
+class Templates:
+    """A folder of templates, read once."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / ENTRY).is_file():
+            raise ConfigurationError(f"the templates folder {folder} holds no {ENTRY}")
+        self.folder = folder
+        self.digest = digest(folder)
+        self._entry = _environment(folder).get_template(ENTRY)
+
+    def render(self, context: ScriptContext) -> Script:
+        """The script that these values make."""
+        text = self._entry.render({field.name: getattr(context, field.name) for field in _FIELDS})
+        return Script(text, hashlib.sha256(text.encode()).hexdigest())
+
+
+_FIELDS = fields(ScriptContext)
+
+
+def digest(folder: Path) -> str:
+    """One SHA-256 over the names and contents of all templates below a folder."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*.j2")):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        whole.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
+    return whole.hexdigest()
+
+
+def quote(value: Any) -> str:
+    """How a variable appears in a script: quoted for the shell, unless it is a Directive."""
+    if isinstance(value, Directive):
+        return str(value)
+    if isinstance(value, str):
+        return shlex.quote(value)
+    raise TypeError(f"a template variable of type {type(value).__name__} cannot be written")
+
+
+def _environment(folder: Path) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        undefined=jinja2.StrictUndefined,
+        finalize=quote,
+        autoescape=False,  # noqa: S701 (HTML's escapes would corrupt a script; finalize quotes)
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        auto_reload=False,
+    )
+
+
+def words(values: Iterable[str]) -> bytes:
+    """A list as the script reads it with `mapfile -d ''`: each item ended by NUL."""
+    return b"".join(value.encode() + b"\0" for value in values)
