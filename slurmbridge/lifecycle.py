@@ -184,10 +184,7 @@ LEGAL_TRANSITIONS: frozenset[tuple[ProcessState, ProcessState]] = frozenset(
         for after in ProcessState
         if before is not after
     }
-    | {
-        (ProcessState.CANCELING, after)
-        for after in FINAL_STATES | {ProcessState.UNKNOWN}
-    }
+    | {(ProcessState.CANCELING, after) for after in FINAL_STATES | {ProcessState.UNKNOWN}}
 )
 
 

@@ -36,9 +36,7 @@ _RESERVED_PREFIXES = (
     "PMI",
     "LD_",
 )
-_RESERVED_NAMES = frozenset(
-    {"HOME", "PATH", "PWD", "USER", "LOGNAME", "SHELL", "IFS", "BASH_ENV"}
-)
+_RESERVED_NAMES = frozenset({"HOME", "PATH", "PWD", "USER", "LOGNAME", "SHELL", "IFS", "BASH_ENV"})
 
 
 def _no_surrogates(text: str) -> str:
@@ -53,9 +51,7 @@ def _argument(text: str) -> str:
     if "\0" in text:
         raise ValueError("holds a NUL character, which no program can be given")
     if len(_no_surrogates(text).encode()) > ARGUMENT_BYTES_LIMIT:
-        raise ValueError(
-            f"is longer than {ARGUMENT_BYTES_LIMIT} bytes, the limit of Linux"
-        )
+        raise ValueError(f"is longer than {ARGUMENT_BYTES_LIMIT} bytes, the limit of Linux")
     return text
 
 
@@ -73,9 +69,7 @@ def check_relative_path(path: str) -> str:
         )
     parts = path.split("/")
     if path.startswith("/"):
-        raise ValueError(
-            f"the path {path!r} is absolute; it must be relative to its store"
-        )
+        raise ValueError(f"the path {path!r} is absolute; it must be relative to its store")
     if any(part in {"", ".", ".."} for part in parts):
         raise ValueError(f"the path {path!r} has an empty part, '.' or '..'")
     if any(part.startswith("-") for part in parts):
@@ -106,16 +100,10 @@ RelativePath = Annotated[str, AfterValidator(check_relative_path)]
 Location = Annotated[str, AfterValidator(_location)]
 VariableName = Annotated[str, AfterValidator(_variable_name)]
 # Slurm's names that travel on an #SBATCH line.
-SlurmName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-]
+SlurmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-LabelKey = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")
-]
-LabelValue = Annotated[
-    str, StringConstraints(max_length=256), AfterValidator(_argument)
-]
+LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, StringConstraints(max_length=256), AfterValidator(_argument)]
 
 
 class Value(BaseModel):
@@ -184,16 +172,16 @@ class ProcessSpec(Value):
     def _whole(self) -> "ProcessSpec":
         if not self.command[0]:
             raise ValueError("the first word of command, the program, is empty")
-        names = sorted(entry.name for entry in self.inputs)
-        for first, second in zip(names, names[1:], strict=False):
-            if second == first or second.startswith(first + "/"):
-                raise ValueError(f"two inputs would lie at /input/{first}")
+        taken: set[str] = set()
+        for name in sorted((entry.name for entry in self.inputs), key=len):
+            above = {str(parent) for parent in PurePosixPath(name).parents}
+            if found := taken & (above | {name}):
+                raise ValueError(f"two inputs would lie at /input/{found.pop()}")
+            taken.add(name)
         return self
 
 
-def parse_spec(
-    document: str | bytes | dict[str, Any], *, form: str = "json"
-) -> ProcessSpec:
+def parse_spec(document: str | bytes | dict[str, Any], *, form: str = "json") -> ProcessSpec:
     """Read a specification, `form` being "json" or "toml".
 
     Every way leads through the same JSON, so the same document means the same everywhere.
@@ -207,22 +195,16 @@ def parse_spec(
         else:
             text = document.decode() if isinstance(document, bytes) else document
             data = tomllib.loads(text) if form == "toml" else json.loads(text)
-        return ProcessSpec.model_validate_json(
-            json.dumps(data, ensure_ascii=False).encode()
-        )
+        return ProcessSpec.model_validate_json(json.dumps(data, ensure_ascii=False).encode())
     except ValidationError as error:
         fields = tuple(_readable(detail) for detail in error.errors(include_url=False))
-        raise InvalidProcess(
-            "; ".join(_sentence(*field) for field in fields), fields
-        ) from None
+        raise InvalidProcess("; ".join(_sentence(*field) for field in fields), fields) from None
     except UnicodeError:
         raise InvalidProcess("the specification is not valid UTF-8") from None
     except RecursionError:
         raise InvalidProcess("the specification is nested too deeply") from None
     except (ValueError, TypeError) as error:
-        raise InvalidProcess(
-            f"the specification is not readable {form.upper()}: {error}"
-        ) from None
+        raise InvalidProcess(f"the specification is not readable {form.upper()}: {error}") from None
 
 
 def _readable(detail: Any) -> tuple[str, str]:

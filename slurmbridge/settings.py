@@ -180,7 +180,9 @@ def origins(settings: Settings, path: Path) -> list[tuple[str, Any, str]]:
     found = []
     for key, value in _flat(settings.model_dump(mode="json")).items():
         variable = PREFIX + key.upper().replace(".", "__")
-        origin = variable if variable in os.environ else str(path) if key in file_values else "default"
+        origin = (
+            variable if variable in os.environ else str(path) if key in file_values else "default"
+        )
         found.append((key, value, origin))
     return found
 

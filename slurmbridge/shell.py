@@ -83,12 +83,8 @@ class LocalShell:
                         f"{command.argv[0]} did not end within {command.timeout_seconds:g} s"
                     ) from None
         except OSError as error:
-            raise ShellUnavailable(
-                f"{argv[0]} cannot be started: {error.strerror}"
-            ) from error
-        return Reply(
-            child.returncode, out.decode(errors="replace"), err.decode(errors="replace")
-        )
+            raise ShellUnavailable(f"{argv[0]} cannot be started: {error.strerror}") from error
+        return Reply(child.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 def _kill_group(child: "subprocess.Popen[bytes]") -> None:
@@ -123,20 +119,16 @@ class LineChild:
         Raises:
             ShellUnavailable: the child did not start, died, or was killed at its deadline.
         """
-        child = self._child if self.pid else self._start()
+        child = self._child if self._child and self.pid else self._start()
         assert child.stdin is not None
         try:
             child.stdin.write(line.encode() + b"\n")
             child.stdin.flush()
         except OSError as error:
             self.kill()
-            raise ShellUnavailable(
-                f"{self._argv[0]} went away: {error.strerror}"
-            ) from error
+            raise ShellUnavailable(f"{self._argv[0]} went away: {error.strerror}") from error
         while True:
-            yield self._read_line(
-                child, time.monotonic() + timeout_seconds, timeout_seconds
-            )
+            yield self._read_line(child, time.monotonic() + timeout_seconds, timeout_seconds)
 
     def kill(self) -> None:
         """End the child at once. The next request starts another."""
@@ -160,9 +152,7 @@ class LineChild:
                 bufsize=0,
             )
         except OSError as error:
-            raise ShellUnavailable(
-                f"{self._argv[0]} cannot start: {error.strerror}"
-            ) from error
+            raise ShellUnavailable(f"{self._argv[0]} cannot start: {error.strerror}") from error
         return self._child
 
     def _read_line(
@@ -174,9 +164,7 @@ class LineChild:
             while b"\n" not in self._buffer:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     self.kill()
-                    raise ShellUnavailable(
-                        f"no answer within {timeout_seconds:g} s: child ended"
-                    )
+                    raise ShellUnavailable(f"no answer within {timeout_seconds:g} s: child ended")
                 data = os.read(child.stdout.fileno(), 1 << 20)
                 if not data:
                     self.kill()
@@ -229,7 +217,5 @@ def stream(command: Command, on_line: Streamer) -> int:
             for line in child.stdout:
                 on_line(line.rstrip("\n"))
     except OSError as error:
-        raise ShellUnavailable(
-            f"{command.argv[0]} cannot start: {error.strerror}"
-        ) from error
+        raise ShellUnavailable(f"{command.argv[0]} cannot start: {error.strerror}") from error
     return child.returncode

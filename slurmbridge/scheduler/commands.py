@@ -9,8 +9,8 @@ from slurmbridge.errors import (
     SchedulerUnavailable,
     ShellUnavailable,
     SiteError,
+    SubmissionRefused,
 )
-from slurmbridge.errors import SubmissionRefused
 from slurmbridge.model import ComputeCapability
 from slurmbridge.scheduler import JobReport, Submission, SubmitOutcome, wire
 from slurmbridge.shell import Command, Reply, Shell
@@ -91,9 +91,7 @@ class CommandScheduler:
         return self._user
 
     def _run(self, argv: Sequence[str], *, stdin: str = "") -> Reply:
-        command = Command(
-            tuple(argv), stdin=stdin, timeout_seconds=self._timeout_seconds
-        )
+        command = Command(tuple(argv), stdin=stdin, timeout_seconds=self._timeout_seconds)
         try:
             return self._shell.run(command)
         except ShellUnavailable as error:

@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from slurmbridge.errors import ReplyUnreadable, SchedulerUnavailable, ShellUnavailable
-from slurmbridge.errors import SubmissionNotSent, SubmissionRefused
+from slurmbridge.errors import (
+    ReplyUnreadable,
+    SchedulerUnavailable,
+    ShellUnavailable,
+    SubmissionNotSent,
+    SubmissionRefused,
+)
 from slurmbridge.lifecycle import SlurmState, read_status
 from slurmbridge.model import ComputeCapability
 from slurmbridge.scheduler import JobReport, Submission, SubmitOutcome, wire
@@ -87,9 +92,7 @@ class NativeScheduler:
         """See Scheduler.close."""
         self._child.kill()
 
-    def _ask(
-        self, operation: str, jobs: Any, *, answers: int
-    ) -> Iterator[dict[str, Any]]:
+    def _ask(self, operation: str, jobs: Any, *, answers: int) -> Iterator[dict[str, Any]]:
         if answers == 0:
             return
         with self._lock:
@@ -102,14 +105,10 @@ class NativeScheduler:
                 for _ in range(answers):
                     yield json.loads(next(lines))
             except ShellUnavailable as error:
-                raise SchedulerUnavailable(
-                    f"pyslurm's process was lost: {error}"
-                ) from error
+                raise SchedulerUnavailable(f"pyslurm's process was lost: {error}") from error
             except ValueError as error:
                 self._child.kill()
-                raise ReplyUnreadable(
-                    "pyslurm's process answered with no JSON"
-                ) from error
+                raise ReplyUnreadable("pyslurm's process answered with no JSON") from error
             except GeneratorExit:
                 # The caller left in the middle of the answers: they cannot be told apart later.
                 self._child.kill()
@@ -125,9 +124,7 @@ def _outcome(answer: dict[str, Any]) -> SubmitOutcome:
     if "job_id" in answer:
         return int(answer["job_id"])
     if "skipped" in answer:
-        return SubmissionNotSent(
-            f"Slurm did not answer the one before: {answer['skipped']}"
-        )
+        return SubmissionNotSent(f"Slurm did not answer the one before: {answer['skipped']}")
     if "invalid" in answer:
         return SubmissionRefused(f"the script cannot be submitted: {answer['invalid']}")
     return wire.refusal(str(answer.get("error")))
@@ -144,9 +141,7 @@ def _report(job: dict[str, Any]) -> JobReport:
         # pyslurm 25.11 takes 128 from exit codes above 127, so no other one can be relied on.
         exit_code=0 if completed else None,
         nodes=job["nodes"] or None,
-        started_at=_time(job["started_at"])
-        if status.base is not SlurmState.PENDING
-        else None,
+        started_at=_time(job["started_at"]) if status.base is not SlurmState.PENDING else None,
         ended_at=_time(job["ended_at"])
         if status.base not in {SlurmState.PENDING, SlurmState.RUNNING}
         else None,
@@ -156,3 +151,17 @@ def _report(job: dict[str, Any]) -> JobReport:
 
 def _time(seconds: int | None) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if seconds else None
+
+
+def native_is_usable(child_argv: Sequence[str] = CHILD) -> str | None:
+    """None when pyslurm can be imported here and fits the cluster; else what is wrong."""
+    child = LineChild(child_argv, CLEAN_ENVIRONMENT)
+    try:
+        lines = child.request(json.dumps({"op": "cancel", "jobs": []}), timeout_seconds=30)
+        greeting: dict[str, Any] = json.loads(next(lines))
+    except (ShellUnavailable, ValueError) as error:
+        return f"pyslurm cannot be started: {error}"
+    finally:
+        child.kill()
+    problem: str | None = greeting.get("unusable")
+    return problem

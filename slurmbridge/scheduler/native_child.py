@@ -105,9 +105,7 @@ def cancel(pyslurm: Any, jobs: list[int]) -> Iterable[dict[str, Any]]:
             yield {}
         except pyslurm.RPCError as error:
             text = str(error)
-            gone = re.search(
-                r"already completing or completed|invalid job id", text, re.IGNORECASE
-            )
+            gone = re.search(r"already completing or completed|invalid job id", text, re.IGNORECASE)
             yield {} if gone else {"error": text}
 
 

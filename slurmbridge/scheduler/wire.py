@@ -52,9 +52,7 @@ _UNSET = {"", "N/A", "NONE", "None", "Unknown", "None assigned", "(null)"}
 def refusal(message: str) -> SubmissionRefused | SchedulerUnavailable:
     """The error that Slurm's own words mean."""
     text = " ".join(message.split()).removeprefix("sbatch: error: ")
-    text = text.replace("sbatch: error: ", "").removeprefix(
-        "Batch job submission failed: "
-    )
+    text = text.replace("sbatch: error: ", "").removeprefix("Batch job submission failed: ")
     if _NOT_SENT.search(text):
         return SubmissionNotSent(f"Slurm cannot be reached: {text}")
     if _UNAVAILABLE.search(text):
@@ -73,14 +71,10 @@ def read_submit(reply: Reply) -> int:
         SubmissionRefused, SchedulerUnavailable, ReplyUnreadable.
     """
     if reply.exit_code != 0:
-        raise refusal(
-            reply.stderr or reply.stdout or f"sbatch ended with {reply.exit_code}"
-        )
+        raise refusal(reply.stderr or reply.stdout or f"sbatch ended with {reply.exit_code}")
     ids = re.findall(r"^(\d+)(?:;[\w.-]+)?\s*$", reply.stdout, re.MULTILINE)
     if len(ids) != 1:
-        raise ReplyUnreadable(
-            f"sbatch printed no single job id but {reply.stdout[:200]!r}"
-        )
+        raise ReplyUnreadable(f"sbatch printed no single job id but {reply.stdout[:200]!r}")
     return int(ids[0])
 
 
@@ -93,12 +87,8 @@ def read_queue(reply: Reply) -> list[JobReport]:
 def _queue_line(line: str) -> JobReport:
     fields = line.removesuffix("|").split("|", 7)
     if len(fields) != 8 or not fields[0].strip().isdigit():
-        raise ReplyUnreadable(
-            f"squeue printed a line that is not understood: {line[:200]!r}"
-        )
-    job_id, state, code, start, end, nodes, reason, name = (
-        field.strip() for field in fields
-    )
+        raise ReplyUnreadable(f"squeue printed a line that is not understood: {line[:200]!r}")
+    job_id, state, code, start, end, nodes, reason, name = (field.strip() for field in fields)
     status = read_status(state)
     exit_code, signal = _wait_status(code)
     return JobReport(
@@ -141,9 +131,7 @@ def read_history(reply: Reply) -> list[JobReport]:
     for line in reply.stdout.splitlines():
         fields = line.split("|", 7)
         if len(fields) != 8 or not fields[0].isdigit():
-            raise ReplyUnreadable(
-                f"sacct printed a line that is not understood: {line[:200]!r}"
-            )
+            raise ReplyUnreadable(f"sacct printed a line that is not understood: {line[:200]!r}")
         job_id, state, code, start, end, nodes, reason, name = fields
         exit_code, signal = _exit_pair(code)
         reports[int(job_id)] = JobReport(
@@ -171,9 +159,7 @@ def read_cancel(reply: Reply) -> None:
     complaints = [line for line in reply.stderr.splitlines() if line.strip()]
     serious = [line for line in complaints if not _GONE.search(line)]
     if serious or (reply.exit_code != 0 and not complaints):
-        raise SchedulerUnavailable(
-            f"scancel failed: {' '.join(serious) or reply.exit_code}"
-        )
+        raise SchedulerUnavailable(f"scancel failed: {' '.join(serious) or reply.exit_code}")
 
 
 def associations(user: str) -> tuple[str, ...]:
@@ -190,9 +176,7 @@ def associations(user: str) -> tuple[str, ...]:
     )
 
 
-def read_capability(
-    config: Reply, partitions: Reply, accounts: Reply
-) -> ComputeCapability:
+def read_capability(config: Reply, partitions: Reply, accounts: Reply) -> ComputeCapability:
     """Put together what scontrol, sinfo and sacctmgr say."""
     _must_succeed("scontrol", config)
     _must_succeed("sinfo", partitions)
@@ -217,9 +201,7 @@ def read_partitions(text: str) -> tuple[Partition, ...]:
     for line in text.splitlines():
         fields = line.strip().split("|")
         if len(fields) != 6:
-            raise ReplyUnreadable(
-                f"sinfo printed a line that is not understood: {line[:200]!r}"
-            )
+            raise ReplyUnreadable(f"sinfo printed a line that is not understood: {line[:200]!r}")
         name, up, nodes, cpus, memory, limit = fields
         plain = name.removesuffix("*")
         before = found.get(plain)
@@ -229,9 +211,7 @@ def read_partitions(text: str) -> tuple[Partition, ...]:
             up=up == "up",
             nodes=int(nodes) + (before.nodes if before else 0),
             cpus_per_node=max(_count(cpus), before.cpus_per_node if before else 0),
-            memory_mib_per_node=max(
-                _count(memory), before.memory_mib_per_node if before else 0
-            ),
+            memory_mib_per_node=max(_count(memory), before.memory_mib_per_node if before else 0),
             time_limit_minutes=read_minutes(limit),
         )
     return tuple(found.values())
@@ -243,9 +223,7 @@ def read_minutes(text: str) -> int | None:
         return None
     match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
     if not match:
-        raise ReplyUnreadable(
-            f"Slurm printed a time limit that is not understood: {text!r}"
-        )
+        raise ReplyUnreadable(f"Slurm printed a time limit that is not understood: {text!r}")
     days, hours, minutes, _ = (int(group or 0) for group in match.groups())
     return (days * 24 + hours) * 60 + minutes
 
@@ -253,9 +231,7 @@ def read_minutes(text: str) -> int | None:
 def _must_succeed(program: str, reply: Reply) -> None:
     if reply.exit_code != 0:
         text = " ".join((reply.stderr or reply.stdout).split())
-        raise SchedulerUnavailable(
-            f"{program} ended with {reply.exit_code}: {text[:300]}"
-        )
+        raise SchedulerUnavailable(f"{program} ended with {reply.exit_code}: {text[:300]}")
 
 
 def _count(text: str) -> int:
@@ -272,11 +248,7 @@ def _time(text: str) -> datetime | None:
 
 def _exit_pair(text: str) -> tuple[int | None, int | None]:
     code, _, signal = text.partition(":")
-    return (
-        (int(code), int(signal) or None)
-        if code.isdigit() and signal.isdigit()
-        else (None, None)
-    )
+    return (int(code), int(signal) or None) if code.isdigit() and signal.isdigit() else (None, None)
 
 
 def _wait_status(text: str) -> tuple[int | None, int | None]:
@@ -294,8 +266,4 @@ def _has_started(status: SlurmStatus) -> bool:
 
 
 def _has_ended(status: SlurmStatus) -> bool:
-    return (
-        _has_started(status)
-        and status.base is not None
-        and status.base.value != "RUNNING"
-    )
+    return _has_started(status) and status.base is not None and status.base.value != "RUNNING"

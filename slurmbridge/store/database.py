@@ -50,9 +50,7 @@ class Database:
                 with connection.begin():
                     yield connection
         except OperationalError as error:
-            raise DatabaseUnavailable(
-                f"the database does not answer: {error.orig}"
-            ) from error
+            raise DatabaseUnavailable(f"the database does not answer: {error.orig}") from error
 
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to a revision; several at once wait for each other."""

@@ -16,7 +16,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlmodel import col
 
 from slurmbridge.errors import IllegalTransition, UnknownProcess
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, is_legal
@@ -27,9 +26,7 @@ from slurmbridge.store.tables import LogChunkRow, ProcessEventRow, ProcessRow
 _PROCESS = ProcessRow.__table__  # type: ignore[attr-defined]
 _EVENT = ProcessEventRow.__table__  # type: ignore[attr-defined]
 _LOG = LogChunkRow.__table__  # type: ignore[attr-defined]
-_SHOWN = [
-    column for name, column in _PROCESS.columns.items() if name in Process.model_fields
-]
+_SHOWN = [column for name, column in _PROCESS.columns.items() if name in Process.model_fields]
 _OPEN_STATES = [state for state in ProcessState if state not in FINAL_STATES]
 
 
@@ -89,9 +86,7 @@ class ProcessStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(
-        self, entries: Sequence[tuple[str, ProcessSpec]], *, by: str, now: datetime
-    ) -> None:
+    def add(self, entries: Sequence[tuple[str, ProcessSpec]], *, by: str, now: datetime) -> None:
         """Accept Processes: all are durable when this returns, or none is."""
         with self._database.write() as connection:
             connection.execute(
@@ -115,10 +110,7 @@ class ProcessStore:
             detail = f"accepted from {by}"
             _add_events(
                 connection,
-                (
-                    (process_id, ProcessState.QUEUED, "api", detail)
-                    for process_id, _ in entries
-                ),
+                ((process_id, ProcessState.QUEUED, "api", detail) for process_id, _ in entries),
                 now,
             )
 
@@ -129,9 +121,7 @@ class ProcessStore:
             UnknownProcess
         """
         with self._database.read() as connection:
-            row = connection.execute(
-                select(*_SHOWN).where(_PROCESS.c.id == process_id)
-            ).mappings()
+            row = connection.execute(select(*_SHOWN).where(_PROCESS.c.id == process_id)).mappings()
             found = row.one_or_none()
         if found is None:
             raise UnknownProcess(f"there is no Process {process_id!r}")
@@ -199,14 +189,8 @@ class ProcessStore:
             if state in FINAL_STATES:
                 if state is ProcessState.CANCELED:
                     return self._reread(connection, process_id)
-                raise IllegalTransition(
-                    f"Process {process_id} has already ended as {state}"
-                )
-            held = (
-                claimed_by is not None
-                and claimed_until is not None
-                and claimed_until > now
-            )
+                raise IllegalTransition(f"Process {process_id} has already ended as {state}")
+            held = claimed_by is not None and claimed_until is not None and claimed_until > now
             if phase is Phase.ACCEPTED and not held:
                 self._cancel_now(connection, process_id, state, by, now)
             else:
@@ -237,13 +221,9 @@ class ProcessStore:
         now: datetime,
     ) -> None:
         connection.execute(
-            update(_PROCESS)
-            .where(_PROCESS.c.id == process_id)
-            .values(cancel_requested=True)
+            update(_PROCESS).where(_PROCESS.c.id == process_id).values(cancel_requested=True)
         )
-        _add_events(
-            connection, [(process_id, state, "api", f"cancel requested by {by}")], now
-        )
+        _add_events(connection, [(process_id, state, "api", f"cancel requested by {by}")], now)
 
     def _reread(self, connection: Connection, process_id: str) -> Process:
         query = select(*_SHOWN).where(_PROCESS.c.id == process_id)
@@ -256,9 +236,7 @@ class ProcessStore:
         free = (
             select(_PROCESS.c.id)
             .where(_PROCESS.c.phase == phase)
-            .where(
-                or_(_PROCESS.c.claimed_until.is_(None), _PROCESS.c.claimed_until < now)
-            )
+            .where(or_(_PROCESS.c.claimed_until.is_(None), _PROCESS.c.claimed_until < now))
             .where(or_(_PROCESS.c.not_before.is_(None), _PROCESS.c.not_before <= now))
             .order_by(_PROCESS.c.created_at, _PROCESS.c.id)
             .limit(limit)
@@ -270,9 +248,7 @@ class ProcessStore:
         take = (
             update(_PROCESS)
             .where(_PROCESS.c.id.in_(ids), _PROCESS.c.phase == phase)
-            .where(
-                or_(_PROCESS.c.claimed_until.is_(None), _PROCESS.c.claimed_until < now)
-            )
+            .where(or_(_PROCESS.c.claimed_until.is_(None), _PROCESS.c.claimed_until < now))
             .values(claimed_by=runner, claimed_until=now + lease)
             .returning(*(_PROCESS.c[name] for name in _CLAIMED_FIELDS))
         )
@@ -280,9 +256,7 @@ class ProcessStore:
             rows = connection.execute(take).mappings().all()
         return sorted((_claimed(row) for row in rows), key=lambda claimed: claimed.id)
 
-    def apply(
-        self, changes: Sequence[Change], *, runner: str | None, now: datetime
-    ) -> None:
+    def apply(self, changes: Sequence[Change], *, runner: str | None, now: datetime) -> None:
         """Write moves in one transaction. With a `runner`, only while it holds every one of them;
         its hold ends with the move unless `values` prolongs it.
 
@@ -301,11 +275,7 @@ class ProcessStore:
         runner: str | None = None,
     ) -> None:
         """Set columns that are no part of a state, without an event."""
-        query = (
-            update(_PROCESS)
-            .where(_PROCESS.c.id.in_(list(process_ids)))
-            .values(**values)
-        )
+        query = update(_PROCESS).where(_PROCESS.c.id.in_(list(process_ids))).values(**values)
         if runner is not None:
             query = query.where(_PROCESS.c.claimed_by == runner)
         with self._database.write() as connection:
@@ -327,11 +297,12 @@ class ProcessStore:
 
     def log_sizes(self, process_ids: Sequence[str]) -> dict[tuple[str, str], int]:
         """Bytes kept for each (Process, stream)."""
+        end = func.max(_LOG.c.offset + func.length(_LOG.c.data))
         query = (
-            select(_LOG.c.process_id, _LOG.c.stream, func.max(_LOG.c.offset + func.length(_LOG.c.data)))
+            select(_LOG.c.process_id, _LOG.c.stream, end)
             .where(_LOG.c.process_id.in_(process_ids))
             .group_by(_LOG.c.process_id, _LOG.c.stream)
-        )  # fmt: skip
+        )
         with self._database.read() as connection:
             return {(row[0], row[1]): int(row[2]) for row in connection.execute(query)}
 
@@ -389,29 +360,19 @@ def _apply(
     now: datetime,
 ) -> None:
     for change in changes:
-        if change.before is not change.after and not is_legal(
-            change.before, change.after
-        ):
-            raise IllegalTransition(
-                f"{change.process_id}: {change.before} to {change.after}"
-            )
+        if change.before is not change.after and not is_legal(change.before, change.after):
+            raise IllegalTransition(f"{change.process_id}: {change.before} to {change.after}")
     ordered = sorted(changes, key=lambda change: sorted(change.values))
-    for names, group in groupby(
-        ordered, key=lambda change: tuple(sorted(change.values))
-    ):
+    for names, group in groupby(ordered, key=lambda change: tuple(sorted(change.values))):
         batch = list(group)
-        columns = {name: bindparam(f"v_{name}") for name in names}
+        columns: dict[str, Any] = {name: bindparam(f"v_{name}") for name in names}
         query = update(_PROCESS).where(
             _PROCESS.c.id == bindparam("b_id"),
             _PROCESS.c.state == bindparam("b_before"),
         )
         if runner is not None:
             query = query.where(_PROCESS.c.claimed_by == runner)
-        free = (
-            {"claimed_by": None, "claimed_until": None}
-            if "claimed_until" not in names
-            else {}
-        )
+        free = {"claimed_by": None, "claimed_until": None} if "claimed_until" not in names else {}
         query = query.values(
             state=bindparam("v_state"), phase=bindparam("v_phase"), **columns, **free
         )
@@ -429,15 +390,10 @@ def _apply(
             ],
         )
         if result.rowcount != len(batch):
-            raise LeaseLost(
-                f"{len(batch) - result.rowcount} Processes were moved by another"
-            )
+            raise LeaseLost(f"{len(batch) - result.rowcount} Processes were moved by another")
     _add_events(
         connection,
-        (
-            (entry.process_id, entry.after, entry.source, entry.detail)
-            for entry in changes
-        ),
+        ((entry.process_id, entry.after, entry.source, entry.detail) for entry in changes),
         now,
     )
 

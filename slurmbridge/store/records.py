@@ -71,10 +71,7 @@ class TokenStore:
     def remove(self, name: str) -> bool:
         """End a token; whether there was one."""
         with self._database.write() as connection:
-            return (
-                connection.execute(delete(_TOKEN).where(_TOKEN.c.name == name)).rowcount
-                > 0
-            )
+            return connection.execute(delete(_TOKEN).where(_TOKEN.c.name == name)).rowcount > 0
 
     def name_of(self, sha256: str) -> str | None:
         """Whose token has this hash."""
@@ -109,9 +106,7 @@ class SiteStore:
 
     def heartbeat(self, status: RunnerStatus) -> None:
         """Say that a Runner lives, and whether it reaches Slurm."""
-        values = {
-            name: getattr(status, name) for name in RunnerStatus.__dataclass_fields__
-        }
+        values = {name: getattr(status, name) for name in RunnerStatus.__dataclass_fields__}
         with self._database.write() as connection:
             query = update(_RUNNER).where(_RUNNER.c.id == status.id).values(**values)
             if connection.execute(query).rowcount == 0:
@@ -144,21 +139,11 @@ class SiteStore:
         postgres = self._database.engine.dialect.name == "postgresql"
         upsert = (postgresql if postgres else sqlite).insert(_CAPABILITY).values(row)
         with self._database.write() as connection:
-            connection.execute(
-                upsert.on_conflict_do_update(index_elements=["cluster"], set_=row)
-            )
+            connection.execute(upsert.on_conflict_do_update(index_elements=["cluster"], set_=row))
 
     def capability(self) -> ComputeCapability | None:
         """What the cluster last reported; None before the first report."""
-        query = (
-            select(_CAPABILITY.c.capability)
-            .order_by(_CAPABILITY.c.observed_at.desc())
-            .limit(1)
-        )
+        query = select(_CAPABILITY.c.capability).order_by(_CAPABILITY.c.observed_at.desc()).limit(1)
         with self._database.read() as connection:
             found = connection.execute(query).scalar_one_or_none()
-        return (
-            None
-            if found is None
-            else ComputeCapability.model_validate(found, strict=False)
-        )
+        return None if found is None else ComputeCapability.model_validate(found, strict=False)

@@ -1,0 +1,246 @@
+"""From accepted Processes to Slurm jobs: context, script, intent, submission, job id."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, assert_never
+
+from slurmbridge.bridge.render import Renderer
+from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.tree import Bounds
+from slurmbridge.errors import (
+    InvalidProcess,
+    SchedulerUnavailable,
+    SiteError,
+    StagingFailed,
+    SubmissionNotSent,
+    SubmissionRefused,
+    UnknownImage,
+)
+from slurmbridge.lifecycle import Phase, ProcessState
+from slurmbridge.model import Image
+from slurmbridge.scheduler import Scheduler, Submission, SubmitOutcome
+from slurmbridge.script import Script, words
+from slurmbridge.store import Change, Claimed, ImageStore, ProcessStore
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A Process whose context is prepared and whose script is rendered."""
+
+    claimed: Claimed
+    script: Script
+    image: Image
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchRules:
+    """Limits and places."""
+
+    runner: str
+    contexts: Path
+    stores: Mapping[str, Path]
+    staging: Bounds
+    batch: int
+    lease: timedelta
+    retry: timedelta
+
+
+class Dispatcher:
+    """Takes accepted Processes, oldest first, in batches."""
+
+    def __init__(
+        self,
+        processes: ProcessStore,
+        images: ImageStore,
+        scheduler: Scheduler,
+        renderer: Renderer,
+        rules: DispatchRules,
+        *,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._processes = processes
+        self._images = images
+        self._scheduler = scheduler
+        self._renderer = renderer
+        self._rules = rules
+        self._clock = clock
+
+    def dispatch(self) -> int:
+        """Submit all that waits; the number of Processes that were taken.
+
+        While one batch is being submitted, the next is prepared.
+        """
+        taken = 0
+        with ThreadPoolExecutor(1, thread_name_prefix="submit") as pool:
+            waiting: tuple[list[Ready], Future[list[SubmitOutcome]]] | None = None
+            while True:
+                claimed = self._claim()
+                taken += len(claimed)
+                ready = self._intend(self._prepare(claimed))
+                if waiting:
+                    goes_on = self._record(waiting[0], waiting[1].result())
+                    waiting = None
+                    if not goes_on:
+                        self._put_back(ready)
+                        return taken
+                if not claimed:
+                    return taken
+                if ready:
+                    waiting = (ready, pool.submit(self._submit, ready))
+
+    def _claim(self) -> list[Claimed]:
+        return self._processes.claim(
+            Phase.ACCEPTED,
+            runner=self._rules.runner,
+            limit=self._rules.batch,
+            now=self._clock(),
+            lease=self._rules.lease,
+        )
+
+    def _prepare(self, claimed: Sequence[Claimed]) -> list[Ready]:
+        images = {image.name: image for image in reversed(self._images.all())} if claimed else {}
+        ready: list[Ready] = []
+        failed: list[Change] = []
+        for entry in claimed:
+            outcome = self._prepare_one(entry, images)
+            if isinstance(outcome, Ready):
+                ready.append(outcome)
+            else:
+                failed.append(outcome)
+        self._apply(failed)
+        return ready
+
+    def _prepare_one(self, entry: Claimed, images: Mapping[str, Image]) -> Ready | Change:
+        if entry.cancel_requested:
+            return self._ended(entry, ProcessState.CANCELED, "canceled before it was submitted")
+        image = images.get(entry.spec.image)
+        folder = ContextFolder(self._rules.contexts, entry.id)
+        try:
+            if image is None:
+                raise UnknownImage(f"no image named {entry.spec.image!r} is recorded any more")
+            variables = (f"{name}={value}" for name, value in entry.spec.environment.items())
+            folder.make(words(entry.spec.command), words(variables))
+            if entry.spec.code or entry.spec.inputs:
+                entry = self._stage(entry, folder)
+            return Ready(entry, self._renderer.render(entry.id, entry.spec, image), image)
+        except (InvalidProcess, UnknownImage) as error:
+            return self._failed(entry, folder, ProcessState.EXECUTOR_ERROR, str(error))
+        except StagingFailed as error:
+            return self._failed(entry, folder, ProcessState.SYSTEM_ERROR, str(error))
+
+    def _stage(self, entry: Claimed, folder: ContextFolder) -> Claimed:
+        self._apply([self._kept(entry, ProcessState.INITIALIZING, entry.phase, "staging")])
+        copied = folder.stage(entry.spec, self._rules.stores, self._rules.staging)
+        size = sum(file.size_bytes for file in copied)
+        detail = f"staged {len(copied)} files, {size} bytes"
+        entry = _moved(entry, ProcessState.INITIALIZING)
+        self._apply([self._kept(entry, ProcessState.INITIALIZING, entry.phase, detail)])
+        return entry
+
+    def _intend(self, ready: list[Ready]) -> list[Ready]:
+        """Say what is about to be done, before it is: from here on Slurm may know the job."""
+        now = self._clock()
+        self._apply(
+            [
+                self._kept(
+                    entry.claimed,
+                    ProcessState.INITIALIZING,
+                    Phase.SUBMITTING,
+                    f"context prepared; about to be submitted as {entry.claimed.job_name}",
+                    intended_at=now,
+                    script=entry.script.text,
+                    script_sha256=entry.script.sha256,
+                    image_sha256=entry.image.sha256,
+                )
+                for entry in ready
+            ]
+        )
+        return [
+            Ready(_moved(entry.claimed, ProcessState.INITIALIZING), entry.script, entry.image)
+            for entry in ready
+        ]
+
+    def _submit(self, ready: Sequence[Ready]) -> list[SubmitOutcome]:
+        submissions = [Submission(entry.claimed.job_name, entry.script.text) for entry in ready]
+        try:
+            return self._scheduler.submit(submissions)
+        except SiteError as error:
+            return [SchedulerUnavailable(str(error)) for _ in submissions]
+
+    def _record(self, ready: Sequence[Ready], outcomes: Sequence[SubmitOutcome]) -> bool:
+        """Store what became of a batch. False when Slurm cannot be reached."""
+        self._apply(
+            [
+                self._outcome(entry.claimed, outcome)
+                for entry, outcome in zip(ready, outcomes, strict=True)
+            ]
+        )
+        return not any(isinstance(outcome, SchedulerUnavailable) for outcome in outcomes)
+
+    def _outcome(self, entry: Claimed, outcome: SubmitOutcome) -> Change:
+        match outcome:
+            case int():
+                detail = f"Slurm accepted it as job {outcome}"
+                return self._change(
+                    entry, ProcessState.QUEUED, Phase.SUBMITTED, detail,
+                    job_id=outcome, slurm_state="PENDING", reason=None,
+                )  # fmt: skip
+            case SubmissionRefused(retry=True):
+                return self._later(entry, ProcessState.QUEUED, Phase.ACCEPTED, str(outcome))
+            case SubmissionRefused():
+                folder = ContextFolder(self._rules.contexts, entry.id)
+                return self._failed(entry, folder, ProcessState.EXECUTOR_ERROR, str(outcome))
+            case SubmissionNotSent():
+                return self._later(entry, ProcessState.QUEUED, Phase.ACCEPTED, str(outcome))
+            case SchedulerUnavailable():
+                detail = f"{outcome}: whether the job exists is not known yet"
+                return self._later(entry, ProcessState.UNKNOWN, Phase.SUBMITTING, detail)
+            case Exception():
+                raise outcome
+        assert_never(outcome)
+
+    def _put_back(self, ready: Sequence[Ready]) -> None:
+        detail = "Slurm cannot be reached: it will be tried again"
+        self._apply(
+            [
+                self._later(entry.claimed, ProcessState.QUEUED, Phase.ACCEPTED, detail)
+                for entry in ready
+            ]
+        )
+
+    def _later(self, entry: Claimed, state: ProcessState, phase: Phase, detail: str) -> Change:
+        not_before = self._clock() + self._rules.retry
+        return self._change(entry, state, phase, detail, not_before=not_before, reason=detail)
+
+    def _failed(
+        self, entry: Claimed, folder: ContextFolder, state: ProcessState, detail: str
+    ) -> Change:
+        folder.remove()
+        return self._ended(entry, state, detail)
+
+    def _ended(self, entry: Claimed, state: ProcessState, detail: str) -> Change:
+        values = {"ended_at": self._clock(), "reason": detail}
+        return self._change(entry, state, Phase.DONE, detail, **values)
+
+    def _kept(
+        self, entry: Claimed, state: ProcessState, phase: Phase, detail: str, **values: Any
+    ) -> Change:
+        until = self._clock() + self._rules.lease
+        holder = {"claimed_by": self._rules.runner, "claimed_until": until}
+        return self._change(entry, state, phase, detail, **values, **holder)
+
+    def _change(
+        self, entry: Claimed, state: ProcessState, phase: Phase, detail: str, **values: Any
+    ) -> Change:
+        source = self._scheduler.name if phase is Phase.SUBMITTED else "runner"
+        return Change(entry.id, entry.state, state, phase, source, detail, values)
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        self._processes.apply(changes, runner=self._rules.runner, now=self._clock())
+
+
+def _moved(entry: Claimed, state: ProcessState) -> Claimed:
+    return replace(entry, state=state)

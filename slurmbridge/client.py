@@ -1,0 +1,333 @@
+"""The Python client. What the bridge refuses is raised here as the same class as there."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from slurmbridge.errors import (
+    BodyTooLarge,
+    BridgeUnreachable,
+    InvalidProcess,
+    RequestError,
+    SiteError,
+    SlurmBridgeError,
+    Unauthenticated,
+)
+from slurmbridge.lifecycle import ProcessState
+from slurmbridge.model import (
+    SPEC_BYTES_LIMIT,
+    ComputeCapability,
+    Event,
+    Image,
+    Process,
+    ProcessSpec,
+    parse_spec,
+)
+
+# How often a question is asked again while waiting, when the bridge does not answer.
+PATIENCE = 5
+_PROBLEM = "application/problem+json"
+
+Result = TypeVar("Result")
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class Page(BaseModel):
+    """Processes, newest first. `next` is the `before` of the following page."""
+
+    model_config = ConfigDict(frozen=True)
+
+    processes: tuple[Process, ...]
+    next: str | None
+
+
+class _Events(BaseModel):
+    events: list[Event]
+
+
+class _Images(BaseModel):
+    images: list[Image]
+
+
+class LogPiece(NamedTuple):
+    """What a program printed. With a final state and no data, there is no more."""
+
+    data: bytes
+    next_offset: int
+    state: ProcessState
+
+
+class Client:
+    """A connection to a bridge. Use it as a context manager, or close it.
+
+    Every method raises Unauthenticated when the token is not known, BridgeUnreachable when the
+    bridge does not answer or not as a bridge does, and what its own text says.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout_seconds: float = 30.0,
+        http: httpx.Client | None = None,
+    ) -> None:
+        """Speak to the bridge at `url`. `http` replaces the connection, timeout included."""
+        # The HTTP library quotes a header that it refuses, and so would show the token.
+        if not re.fullmatch(r"[!-~]+", token):
+            raise Unauthenticated("the token is empty or holds characters that no token has")
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"}
+        # A proxy of the environment is for the web: it would see the token of a plain http bridge.
+        self._http = http or httpx.Client(
+            timeout=timeout_seconds, trust_env=self._url.startswith("https:")
+        )
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def submit(self, spec: ProcessSpec | dict[str, Any]) -> Process:
+        """Ask for a Process. It is durable when this returns.
+
+        Raises:
+            InvalidProcess: it cannot be accepted; `fields` says why.
+            BodyTooLarge
+        """
+        parsed = spec if isinstance(spec, ProcessSpec) else parse_spec(spec)
+        body = parsed.model_dump_json().encode()
+        if len(body) > SPEC_BYTES_LIMIT:
+            raise BodyTooLarge(f"a specification has at most {SPEC_BYTES_LIMIT} bytes")
+        return _read(Process, self._call("POST", "/v1/processes", content=body))
+
+    def get(self, process_id: str) -> Process:
+        """One Process. Raises UnknownProcess."""
+        return _read(Process, self._call("GET", _path(process_id)))
+
+    def page(
+        self,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        states: Sequence[ProcessState] = (),
+        label: tuple[str, str] | None = None,
+    ) -> Page:
+        """Processes, newest first."""
+        parameters: dict[str, Any] = {"limit": limit, "state": [state.value for state in states]}
+        if before is not None:
+            parameters["before"] = before
+        if label is not None:
+            parameters["label"] = "=".join(label)
+        return _read(Page, self._call("GET", "/v1/processes", params=parameters))
+
+    def iterate(
+        self,
+        *,
+        states: Sequence[ProcessState] = (),
+        label: tuple[str, str] | None = None,
+    ) -> Iterator[Process]:
+        """All Processes, newest first, asking for page after page."""
+        page = self.page(limit=500, states=states, label=label)
+        yield from page.processes
+        while page.next is not None:
+            page = self.page(limit=500, before=page.next, states=states, label=label)
+            yield from page.processes
+
+    def cancel(self, process_id: str) -> Process:
+        """Ask for the end of a Process. Raises UnknownProcess, IllegalTransition."""
+        return _read(Process, self._call("POST", _path(process_id, "/cancel")))
+
+    def log(self, process_id: str, stream: str = "stdout", offset: int = 0) -> LogPiece:
+        """What the program printed to "stdout" or "stderr", or the "job" around it.
+
+        Raises:
+            UnknownProcess
+        """
+        parameters = {"stream": stream, "offset": offset}
+        response = self._call("GET", _path(process_id, "/log"), params=parameters)
+        try:
+            next_offset = int(response.headers["X-Next-Offset"])
+            state = ProcessState(response.headers["X-Process-State"])
+        except (KeyError, ValueError) as error:
+            raise _strange(response) from error
+        return LogPiece(response.content, next_offset, state)
+
+    def follow_log(
+        self,
+        process_id: str,
+        stream: str = "stdout",
+        *,
+        offset: int = 0,
+        poll_seconds: float = 1.0,
+    ) -> Iterator[bytes]:
+        """What the program prints, as it comes, until the Process has ended.
+
+        Raises:
+            UnknownProcess
+        """
+        while True:
+            piece = _patiently(self.log, process_id, stream, offset)
+            if piece.data:
+                offset = piece.next_offset
+                yield piece.data
+            elif piece.state.final:
+                return
+            else:
+                time.sleep(poll_seconds)
+
+    def script(self, process_id: str) -> str | None:
+        """The sbatch script, once it is rendered. Raises UnknownProcess."""
+        try:
+            return self._call("GET", _path(process_id, "/script")).content.decode(errors="replace")
+        except _ScriptNotReady:
+            return None
+
+    def events(self, process_id: str) -> list[Event]:
+        """What was observed and done, in order. Raises UnknownProcess."""
+        return _read(_Events, self._call("GET", _path(process_id, "/events"))).events
+
+    def capability(self) -> ComputeCapability:
+        """What the cluster offers. Raises SchedulerUnavailable before the first report."""
+        return _read(ComputeCapability, self._call("GET", "/v1/capabilities"))
+
+    def images(self) -> list[Image]:
+        """What can be run, newest first."""
+        return _read(_Images, self._call("GET", "/v1/images")).images
+
+    def wait(
+        self,
+        process_id: str,
+        *,
+        timeout_seconds: float | None = None,
+        poll_seconds: float = 1.0,
+        on_change: Callable[[Process], None] | None = None,
+    ) -> Process:
+        """The Process when it has ended; `on_change` sees it first and after every change.
+
+        Raises:
+            UnknownProcess
+            TimeoutError: it has not ended in time. It goes on.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        seen: Process | None = None
+        while True:
+            process = _patiently(self.get, process_id)
+            if on_change is not None and process != seen:
+                on_change(process)
+            if process.state.final:
+                return process
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"Process {process_id} has not ended in {timeout_seconds:g} s")
+            seen = process
+            time.sleep(poll_seconds)
+
+    def ready(self) -> bool:
+        """Whether what is submitted now would be worked on now."""
+        return not self.problems()
+
+    def problems(self) -> tuple[str, ...]:
+        """What prevents work now; empty when the bridge is ready."""
+        try:
+            self._call("GET", "/readyz")
+        except _NotReady as error:
+            return error.problems
+        return ()
+
+    def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            response = self._http.request(
+                method, self._url + path, headers=self._headers, **request
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = str(error) or type(error).__name__
+            raise BridgeUnreachable(f"{self._url} does not answer: {reason}") from error
+        if not response.is_success:
+            raise _error(response)
+        return response
+
+
+class _ScriptNotReady(RequestError):
+    code = "script-not-ready"
+
+
+class _NotReady(SiteError):
+    code = "not-ready"
+    problems: tuple[str, ...] = ()
+
+
+class _Mistake(BaseModel):
+    location: str
+    message: str
+
+
+class _Problem(BaseModel):
+    code: str
+    detail: str
+    errors: tuple[_Mistake, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def _path(process_id: str, rest: str = "") -> str:
+    return f"/v1/processes/{quote(process_id, safe='', errors='replace')}{rest}"
+
+
+def _read(kind: type[Document], response: httpx.Response) -> Document:
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise _strange(response) from error
+
+
+def _strange(response: httpx.Response) -> BridgeUnreachable:
+    return BridgeUnreachable(
+        f"{response.request.url} answered {response.status_code}, but not as slurmbridge does"
+    )
+
+
+def _error(response: httpx.Response) -> SlurmBridgeError:
+    if response.headers.get("Content-Type", "").partition(";")[0] != _PROBLEM:
+        return _strange(response)
+    try:
+        problem = _Problem.model_validate_json(response.content)
+    except ValidationError:
+        return _strange(response)
+    kind = _classes(SlurmBridgeError).get(problem.code)
+    if kind is None:
+        kind = RequestError if response.is_client_error else SiteError
+    error = kind(problem.detail)
+    if isinstance(error, InvalidProcess):
+        error.fields = tuple((entry.location, entry.message) for entry in problem.errors)
+    if isinstance(error, _NotReady):
+        error.problems = problem.problems or (problem.detail,)
+    return error
+
+
+def _classes(root: type[SlurmBridgeError]) -> dict[str, type[SlurmBridgeError]]:
+    found = {root.code: root}
+    for kind in root.__subclasses__():
+        found |= {code: known for code, known in _classes(kind).items() if code not in found}
+    return found
+
+
+def _patiently(ask: Callable[..., Result], *arguments: Any) -> Result:
+    for patience in range(PATIENCE, -1, -1):
+        try:
+            return ask(*arguments)
+        except SlurmBridgeError as error:
+            if not error.transient or not patience:
+                raise
+            time.sleep(1.0)
+    raise AssertionError("the last round returns or raises")

@@ -1,0 +1,204 @@
+"""Copying trees that somebody else can write to. Nothing is ever followed.
+
+Every step is taken from an open directory (openat) with O_NOFOLLOW, so that a link put in place
+while the copy runs leads nowhere.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 1 << 20
+DEPTH_LIMIT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A file that was copied."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Something that was not copied, and why."""
+
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may be copied."""
+
+    bytes: int
+    files: int
+
+
+class TooMuch(Exception):
+    """A tree is larger than its bounds."""
+
+
+class NotPlain(Exception):
+    """Something on the way is a link or a special file."""
+
+
+@contextmanager
+def opened(folder: Path, path: str) -> Iterator[int]:
+    """A descriptor of the file or folder `path` below `folder`.
+
+    Raises:
+        FileNotFoundError
+        NotPlain: a part of the path is a link.
+    """
+    held = [os.open(folder, _READ | os.O_DIRECTORY)]
+    try:
+        for part in PurePosixPath(path).parts:
+            try:
+                held.append(os.open(part, _READ | os.O_NONBLOCK, dir_fd=held[-1]))
+            except NotADirectoryError:
+                raise FileNotFoundError(path) from None
+            except OSError as error:
+                if stat.S_ISLNK(os.lstat(part, dir_fd=held[-1]).st_mode):
+                    raise NotPlain(f"{part} is a symbolic link") from error
+                raise
+        yield held[-1]
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    path: str
+    size_bytes: int
+
+
+def survey(root: int) -> tuple[list[_Found], list[Ignored]]:
+    """What lies below an open folder: plain files, and what is not one."""
+    files: list[_Found] = []
+    ignored: list[Ignored] = []
+    _survey(root, "", files, ignored)
+    return files, ignored
+
+
+def _survey(folder: int, prefix: str, files: list[_Found], ignored: list[Ignored]) -> None:
+    if prefix.count("/") >= DEPTH_LIMIT:
+        ignored.append(Ignored(prefix, f"deeper than {DEPTH_LIMIT} folders"))
+        return
+    with os.scandir(folder) as entries:
+        names = sorted(os.fsencode(entry.name) for entry in entries)
+    for raw in names:
+        name = os.fsdecode(raw)
+        path = prefix + name
+        status = os.lstat(name, dir_fd=folder)
+        if why := _why_not(name, status):
+            ignored.append(Ignored(_printable(path), why))
+        elif stat.S_ISDIR(status.st_mode):
+            try:
+                with _below(folder, name) as inner:
+                    _survey(inner, f"{path}/", files, ignored)
+            except PermissionError:
+                ignored.append(Ignored(path, "cannot be read"))
+        else:
+            files.append(_Found(path, status.st_size))
+
+
+def _why_not(name: str, status: os.stat_result) -> str | None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    if stat.S_ISDIR(status.st_mode):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return "not a plain file"
+    return "has a second name (hard link)" if status.st_nlink != 1 else None
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+@contextmanager
+def _below(folder: int, name: str) -> Iterator[int]:
+    inner = os.open(name, _READ | os.O_DIRECTORY, dir_fd=folder)
+    try:
+        yield inner
+    finally:
+        os.close(inner)
+
+
+def copy_tree(root: int, target: Path, bounds: Bounds) -> tuple[list[Copied], list[Ignored]]:
+    """Copy the plain files below an open folder to `target`, which is made.
+
+    Raises:
+        TooMuch: before the first byte when the sizes say so, or as soon as files have grown.
+    """
+    files, ignored = survey(root)
+    if len(files) > bounds.files:
+        raise TooMuch(f"{len(files)} files, {bounds.files} are allowed")
+    if (size := sum(file.size_bytes for file in files)) > bounds.bytes:
+        raise TooMuch(f"{size} bytes, {bounds.bytes} are allowed")
+    target.mkdir(mode=0o750)
+    left = bounds.bytes
+    copied = []
+    for file in files:
+        parts = PurePosixPath(file.path)
+        (target / parts.parent).mkdir(mode=0o750, parents=True, exist_ok=True)
+        try:
+            done = _copy_below(root, parts, target / parts, left)
+        except PermissionError:
+            ignored.append(Ignored(file.path, "cannot be read"))
+            continue
+        left -= done.size_bytes
+        copied.append(done)
+    return copied, ignored
+
+
+def _copy_below(root: int, path: PurePosixPath, target: Path, limit: int) -> Copied:
+    folder = os.dup(root)
+    try:
+        for part in path.parts[:-1]:
+            inner = os.open(part, _READ | os.O_DIRECTORY, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        descriptor = os.open(path.name, _READ | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
+    try:
+        return copy_file(descriptor, target, limit, name=str(path))
+    finally:
+        os.close(descriptor)
+
+
+def copy_file(source: int, target: Path, limit: int, *, name: str) -> Copied:
+    """Copy an open plain file to a new one.
+
+    Raises:
+        NotPlain: it is no plain file.
+        TooMuch: it holds more than `limit` bytes.
+    """
+    if not stat.S_ISREG(os.fstat(source).st_mode):
+        raise NotPlain(f"{name} is not a plain file")
+    whole = hashlib.sha256()
+    size = 0
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(target, flags, 0o640), "wb") as out:
+        while data := os.read(source, _CHUNK):
+            size += len(data)
+            if size > limit:
+                raise TooMuch(f"{name} holds more than the {limit} bytes that are allowed")
+            whole.update(data)
+            out.write(data)
+    return Copied(name, size, whole.hexdigest())

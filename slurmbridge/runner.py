@@ -1,0 +1,130 @@
+"""The loop that calls the verbs: what is due when, and what happens when Slurm is silent."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from slurmbridge.bridge.collect import Collector
+from slurmbridge.bridge.dispatch import Dispatcher
+from slurmbridge.bridge.logs import LogKeeper
+from slurmbridge.bridge.observe import Observer
+from slurmbridge.bridge.recover import Recoverer
+from slurmbridge.errors import SlurmBridgeError
+from slurmbridge.lifecycle import ProcessState
+from slurmbridge.scheduler import Scheduler
+from slurmbridge.store import LeaseLost, RunnerStatus, SiteStore
+
+log = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 3.0
+SILENT_RUNNER_KEPT = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """How often things are done."""
+
+    idle_seconds: float
+    poll_seconds: float
+    capability_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verbs:
+    """What a Runner can do."""
+
+    dispatcher: Dispatcher
+    observer: Observer
+    recoverer: Recoverer
+    collector: Collector
+    logs: LogKeeper
+
+
+class Runner:
+    """One worker. Any number may run; none holds anything that is not in the database."""
+
+    def __init__(
+        self,
+        verbs: Verbs,
+        scheduler: Scheduler,
+        site: SiteStore,
+        status: RunnerStatus,
+        cadence: Cadence,
+    ) -> None:
+        self._verbs = verbs
+        self._scheduler = scheduler
+        self._site = site
+        self._status = status
+        self._cadence = cadence
+        self._due: dict[str, float] = {}
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Work until told to stop."""
+        log.info("runner %s starts, reaching Slurm by %s", self._status.id, self._status.transport)
+        try:
+            while not stop():
+                if not self.step():
+                    time.sleep(self._cadence.idle_seconds)
+        finally:
+            self._scheduler.close()
+            self._attempt("say goodbye", lambda: self._site.forget_runner(self._status.id))
+
+    def step(self) -> int:
+        """Do all that is due; how many Processes were moved on."""
+        moved = 0
+        if self._is_due("look", self._cadence.poll_seconds):
+            moved += self._look()
+        if self._is_due("capability", self._cadence.capability_seconds):
+            self._attempt("report the cluster", self._report_capability)
+        if self._is_due("heartbeat", HEARTBEAT_SECONDS):
+            self._attempt("say it lives", self._heartbeat)
+        moved += self._attempt("collect", self._verbs.collector.collect)
+        if self._status.scheduler_error is None:
+            moved += self._attempt("dispatch", self._verbs.dispatcher.dispatch)
+        return moved
+
+    def _look(self) -> int:
+        try:
+            still_open = self._verbs.observer.observe()
+        except LeaseLost:
+            return 0
+        except SlurmBridgeError as error:
+            self._reached(str(error))
+            return 0
+        self._reached(None)
+        running = [row.id for row in still_open if row.state is ProcessState.RUNNING]
+        self._attempt("keep logs", lambda: self._verbs.logs.keep(running))
+        return self._attempt("recover", self._verbs.recoverer.recover)
+
+    def _reached(self, error: str | None) -> None:
+        if error != self._status.scheduler_error:
+            log.warning("Slurm: %s", error or "answers again")
+            self._status = replace(self._status, scheduler_error=error)
+            self._due.pop("heartbeat", None)
+            self._due.pop("capability", None)
+
+    def _report_capability(self) -> None:
+        if self._status.scheduler_error is None:
+            self._site.record_capability(self._scheduler.capability())
+
+    def _heartbeat(self) -> None:
+        now = datetime.now(UTC)
+        self._status = replace(self._status, heartbeat_at=now)
+        self._site.heartbeat(self._status)
+        self._site.forget_silent(now - SILENT_RUNNER_KEPT)
+
+    def _is_due(self, what: str, every_seconds: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(what, 0.0):
+            return False
+        self._due[what] = now + every_seconds
+        return True
+
+    def _attempt(self, what: str, action: Callable[[], int | None]) -> int:
+        """Errors of the site are told and tried again; bugs end the Runner."""
+        try:
+            return action() or 0
+        except (SlurmBridgeError, LeaseLost) as error:
+            log.warning("could not %s: %s", what, error)
+            return 0
