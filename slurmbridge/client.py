@@ -9,6 +9,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from slurmbridge import errors
 from slurmbridge.errors import (
     BodyTooLarge,
     BridgeUnreachable,
@@ -31,7 +32,14 @@ from slurmbridge.model import (
 
 # How often a question is asked again while waiting, when the bridge does not answer.
 PATIENCE = 5
+_RETRY_SECONDS = 1.0
 _PROBLEM = "application/problem+json"
+_SERVER_ERRORS = 500
+_CLASSES: dict[str, type[SlurmBridgeError]] = {
+    kind.code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, SlurmBridgeError)
+}
 
 Result = TypeVar("Result")
 Document = TypeVar("Document", bound=BaseModel)
@@ -190,10 +198,13 @@ class Client:
 
     def script(self, process_id: str) -> str | None:
         """The sbatch script, once it is rendered. Raises UnknownProcess."""
-        try:
-            return self._call("GET", _path(process_id, "/script")).content.decode(errors="replace")
-        except _ScriptNotReady:
+        response = self._send("GET", _path(process_id, "/script"))
+        if response.is_success:
+            return response.content.decode(errors="replace")
+        problem = _problem(response)
+        if problem.code == "script-not-ready":
             return None
+        raise _error(problem)
 
     def events(self, process_id: str) -> list[Event]:
         """What was observed and done, in order. Raises UnknownProcess."""
@@ -240,32 +251,25 @@ class Client:
 
     def problems(self) -> tuple[str, ...]:
         """What prevents work now; empty when the bridge is ready."""
-        try:
-            self._call("GET", "/readyz")
-        except _NotReady as error:
-            return error.problems
-        return ()
+        response = self._send("GET", "/readyz")
+        if response.is_success:
+            return ()
+        problem = _problem(response)
+        return problem.problems or (problem.detail,)
 
     def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
+        response = self._send(method, path, **request)
+        if not response.is_success:
+            raise _error(_problem(response))
+        return response
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        url = self._url + path
         try:
-            response = self._http.request(
-                method, self._url + path, headers=self._headers, **request
-            )
+            return self._http.request(method, url, headers=self._headers, **request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise BridgeUnreachable(f"{self._url} does not answer: {reason}") from error
-        if not response.is_success:
-            raise _error(response)
-        return response
-
-
-class _ScriptNotReady(RequestError):
-    code = "script-not-ready"
-
-
-class _NotReady(SiteError):
-    code = "not-ready"
-    problems: tuple[str, ...] = ()
 
 
 class _Mistake(BaseModel):
@@ -274,6 +278,7 @@ class _Mistake(BaseModel):
 
 
 class _Problem(BaseModel):
+    status: int
     code: str
     detail: str
     errors: tuple[_Mistake, ...] = ()
@@ -297,29 +302,20 @@ def _strange(response: httpx.Response) -> BridgeUnreachable:
     )
 
 
-def _error(response: httpx.Response) -> SlurmBridgeError:
+def _problem(response: httpx.Response) -> _Problem:
     if response.headers.get("Content-Type", "").partition(";")[0] != _PROBLEM:
-        return _strange(response)
-    try:
-        problem = _Problem.model_validate_json(response.content)
-    except ValidationError:
-        return _strange(response)
-    kind = _classes(SlurmBridgeError).get(problem.code)
+        raise _strange(response)
+    return _read(_Problem, response)
+
+
+def _error(problem: _Problem) -> SlurmBridgeError:
+    kind = _CLASSES.get(problem.code)
     if kind is None:
-        kind = RequestError if response.is_client_error else SiteError
+        kind = RequestError if problem.status < _SERVER_ERRORS else SiteError
     error = kind(problem.detail)
     if isinstance(error, InvalidProcess):
         error.fields = tuple((entry.location, entry.message) for entry in problem.errors)
-    if isinstance(error, _NotReady):
-        error.problems = problem.problems or (problem.detail,)
     return error
-
-
-def _classes(root: type[SlurmBridgeError]) -> dict[str, type[SlurmBridgeError]]:
-    found = {root.code: root}
-    for kind in root.__subclasses__():
-        found |= {code: known for code, known in _classes(kind).items() if code not in found}
-    return found
 
 
 def _patiently(ask: Callable[..., Result], *arguments: Any) -> Result:
@@ -329,5 +325,5 @@ def _patiently(ask: Callable[..., Result], *arguments: Any) -> Result:
         except SlurmBridgeError as error:
             if not error.transient or not patience:
                 raise
-            time.sleep(1.0)
+            time.sleep(_RETRY_SECONDS)
     raise AssertionError("the last round returns or raises")

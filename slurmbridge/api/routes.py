@@ -1,0 +1,199 @@
+"""The routes below /v1."""
+
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import AfterValidator, BaseModel
+
+from slurmbridge.api.auth import Caller
+from slurmbridge.api.problems import answer, documented
+from slurmbridge.errors import BodyTooLarge, UnknownProcess
+from slurmbridge.lifecycle import ProcessState
+from slurmbridge.model import (
+    SPEC_BYTES_LIMIT,
+    ComputeCapability,
+    Event,
+    Image,
+    Process,
+    parse_spec,
+)
+
+LOG_BYTES_LIMIT = 1 << 20
+# The databases count in signed 64 bits.
+_OFFSET_LIMIT = (1 << 63) - 1
+
+router = APIRouter(prefix="/v1", responses=documented(HTTPStatus.UNAUTHORIZED))
+
+
+class ProcessPage(BaseModel):
+    """Processes, newest first; `next` is the `before` of the following page."""
+
+    processes: list[Process]
+    next: str | None
+
+
+class Events(BaseModel):
+    """What was observed and done, in order."""
+
+    events: list[Event]
+
+
+class Images(BaseModel):
+    """What can be run, newest first."""
+
+    images: list[Image]
+
+
+async def _limited_body(request: Request) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > SPEC_BYTES_LIMIT:
+            raise BodyTooLarge(f"a specification has at most {SPEC_BYTES_LIMIT} bytes")
+    return bytes(body)
+
+
+def _storable(process_id: str) -> str:
+    # PostgreSQL takes no NUL in text, not even to compare with.
+    if "\0" in process_id:
+        raise UnknownProcess(f"there is no Process {process_id!r}")
+    return process_id
+
+
+def _response(description: str, **headers: str) -> dict[int | str, dict[str, Any]]:
+    described = {
+        name.replace("_", "-"): {"description": text, "schema": {"type": "string"}}
+        for name, text in headers.items()
+    }
+    return {200: {"description": description, "headers": described}}
+
+
+ProcessId = Annotated[str, Path(), AfterValidator(_storable)]
+Body = Annotated[bytes, Depends(_limited_body)]
+_UNKNOWN = documented(HTTPStatus.NOT_FOUND)
+_PLAIN = {"X-Content-Type-Options": "nosniff"}
+# The schema of the body is the one that the answer brings into the document.
+_SPEC_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ProcessSpec"}}},
+    }
+}
+
+
+@router.post(
+    "/processes",
+    status_code=HTTPStatus.CREATED,
+    tags=["processes"],
+    openapi_extra=_SPEC_BODY,
+    responses=documented(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+def submit(caller: Caller, body: Body, response: Response) -> Process:
+    """Accept a Process. It is durable when this answers; nothing waits for Slurm."""
+    process = caller.desk.submit(parse_spec(body), by=caller.name)
+    response.headers["Location"] = f"{router.prefix}/processes/{process.id}"
+    return process
+
+
+@router.get("/processes", tags=["processes"])
+def page(
+    caller: Caller,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    before: Annotated[str | None, Query(pattern=r"^[!-~]{1,64}$")] = None,
+    state: Annotated[tuple[ProcessState, ...], Query()] = (),
+    label: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}=[^\x00]{0,256}$",
+            description="key=value",
+        ),
+    ] = None,
+) -> ProcessPage:
+    """Processes, newest first."""
+    key, _, value = (label or "").partition("=")
+    found = caller.desk.page(
+        limit=limit + 1, before=before, states=state, label=(key, value) if label else None
+    )
+    shown = found[:limit]
+    return ProcessPage(processes=shown, next=shown[-1].id if len(found) > limit else None)
+
+
+@router.get("/processes/{process_id}", tags=["processes"], responses=_UNKNOWN)
+def inspect(caller: Caller, process_id: ProcessId) -> Process:
+    """One Process."""
+    return caller.desk.inspect(process_id)
+
+
+@router.post(
+    "/processes/{process_id}/cancel",
+    status_code=HTTPStatus.ACCEPTED,
+    tags=["processes"],
+    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+)
+def cancel(caller: Caller, process_id: ProcessId) -> Process:
+    """Ask for the end of a Process. Asking again changes nothing."""
+    return caller.desk.cancel(process_id, by=caller.name)
+
+
+@router.get(
+    "/processes/{process_id}/log",
+    tags=["processes"],
+    response_class=PlainTextResponse,
+    responses=_UNKNOWN
+    | _response(
+        "The bytes as the program printed them, UTF-8 or not.",
+        X_Next_Offset="where to go on reading",
+        X_Process_State="the state before the bytes were read",
+    ),
+)
+def log(
+    caller: Caller,
+    process_id: ProcessId,
+    stream: Literal["stdout", "stderr", "job"] = "stdout",
+    offset: Annotated[int, Query(ge=0, le=_OFFSET_LIMIT)] = 0,
+    limit: Annotated[int, Query(ge=1, le=LOG_BYTES_LIMIT)] = LOG_BYTES_LIMIT,
+) -> Response:
+    """What the program printed, from a byte offset on.
+
+    When the state is final and no byte comes, there is no more.
+    """
+    # In this order: all bytes of a Process whose state is final are there to be read.
+    state = caller.desk.inspect(process_id).state
+    data = caller.desk.log(process_id, stream, offset=offset, limit=limit)
+    headers = {"X-Next-Offset": str(offset + len(data)), "X-Process-State": state.value}
+    return PlainTextResponse(data, headers=headers | _PLAIN)
+
+
+@router.get(
+    "/processes/{process_id}/script",
+    tags=["processes"],
+    response_class=PlainTextResponse,
+    responses=_UNKNOWN,
+)
+def script(caller: Caller, process_id: ProcessId) -> Response:
+    """The sbatch script as it was rendered for this Process."""
+    text = caller.desk.script(process_id)
+    if text is None:
+        detail = f"the script of Process {process_id} is not rendered yet"
+        return answer(HTTPStatus.NOT_FOUND, "script-not-ready", detail)
+    return PlainTextResponse(text, headers=_PLAIN)
+
+
+@router.get("/processes/{process_id}/events", tags=["processes"], responses=_UNKNOWN)
+def events(caller: Caller, process_id: ProcessId) -> Events:
+    """What was observed and done, with sources."""
+    return Events(events=caller.desk.events(process_id))
+
+
+@router.get("/capabilities", tags=["site"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
+def capabilities(caller: Caller) -> ComputeCapability:
+    """What the cluster offers, as last reported."""
+    return caller.desk.capability()
+
+
+@router.get("/images", tags=["site"])
+def images(caller: Caller) -> Images:
+    """What can be run, newest first."""
+    return Images(images=caller.desk.images())
