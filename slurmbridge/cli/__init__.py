@@ -1,0 +1,15 @@
+"""The commands that people type. The only home of Typer and Rich."""
+
+from slurmbridge.cli import local, remote, service
+from slurmbridge.cli.root import app
+
+__all__ = ["app", "main"]
+
+remote.register(app)
+local.register(app)
+service.register(app)
+
+
+def main() -> None:
+    """What `slurmbridge` runs."""
+    app()

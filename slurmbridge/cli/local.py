@@ -1,0 +1,138 @@
+"""Commands for operators: on a host of the bridge, with its configuration."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from slurmbridge.cli import output, remote, specfile
+from slurmbridge.cli.remote import AsJson
+from slurmbridge.cli.root import session
+from slurmbridge.errors import RequestError
+
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_URL_PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
+
+TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Whom the token belongs to.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(render)
+    images = typer.Typer(help="The images that can be run.")
+    images.command("list")(remote.list_images)
+    images.command("build")(build_images)
+    app.add_typer(images, name="images")
+    config = typer.Typer(help="The configuration of this host.")
+    config.command("check")(check_config)
+    config.command("show")(show_config)
+    config.command("migrate")(migrate)
+    app.add_typer(config, name="config")
+    tokens = typer.Typer(help="Who may speak to the API.")
+    tokens.command("add")(add_token)
+    tokens.command("list")(list_tokens)
+    tokens.command("remove")(remove_token)
+    app.add_typer(tokens, name="tokens")
+
+
+def render(context: typer.Context, spec: remote.SpecName, as_json: AsJson = False) -> None:
+    """Print the sbatch script that would be submitted."""
+    parsed = specfile.read(spec)
+    text = session(context).site().render(parsed)
+    if as_json:
+        output.document({"script": text})
+    else:
+        typer.echo(text, nl=False)
+
+
+def build_images(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what is already built from this definition.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build images from their definitions; all of them when none is named.
+
+    What Apptainer prints appears on stderr.
+    """
+    site = session(context).site()
+    images = [
+        site.build_image(name, force=force, on_line=output.say)
+        for name in names or site.definition_names()
+    ]
+    if as_json:
+        output.document({"images": output.values(images)})
+        return
+    for image in images:
+        typer.echo(f"{image.name} {image.sha256}")
+
+
+def check_config(context: typer.Context, as_json: AsJson = False) -> None:
+    """Check the configuration, and that what it names is there; exit code 2 if not."""
+    problems = session(context).site().check()
+    if as_json:
+        output.document({"problems": problems})
+    else:
+        for problem in problems:
+            typer.echo(output.plain(problem))
+    if problems:
+        raise typer.Exit(2)
+    if not as_json:
+        typer.echo("the configuration is sound")
+
+
+def show_config(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show every setting and where it comes from. Passwords are left out."""
+    from slurmbridge.settings import config_file, origins  # noqa: PLC0415  as in root
+
+    current = session(context)
+    found = [
+        (key, _without_password(value), origin)
+        for key, value, origin in origins(current.settings(), config_file(current.config))
+    ]
+    if as_json:
+        names = ("key", "value", "origin")
+        output.document({"settings": [dict(zip(names, row, strict=True)) for row in found]})
+    else:
+        output.table(("KEY", "VALUE", "ORIGIN"), found)
+
+
+def _without_password(value: object) -> object:
+    return _URL_PASSWORD.sub(r"\1:***@", value) if isinstance(value, str) else value
+
+
+def migrate(context: typer.Context) -> None:
+    """Bring the database to the schema of this version."""
+    session(context).site().migrate()
+
+
+def add_token(context: typer.Context, name: TokenName, as_json: AsJson = False) -> None:
+    """Make a token and print it, this once. An earlier one of the same name ends."""
+    if not _TOKEN_NAME.fullmatch(name):
+        raise RequestError(f"{name!r} is no name: 1 to 64 letters, digits and . _ @ -")
+    token = session(context).site().desk().add_token(name)
+    if as_json:
+        output.document({"name": name, "token": token})
+    else:
+        typer.echo(token)
+
+
+def list_tokens(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the names that have a token."""
+    found = [
+        (name, created_at.isoformat(" ", "seconds"))
+        for name, created_at in session(context).site().token_names()
+    ]
+    if as_json:
+        names = ("name", "created_at")
+        output.document({"tokens": [dict(zip(names, row, strict=True)) for row in found]})
+    else:
+        output.table(("NAME", "CREATED"), found)
+
+
+def remove_token(context: typer.Context, name: TokenName) -> None:
+    """End a token."""
+    if not session(context).site().remove_token(name):
+        raise RequestError(f"there is no token of the name {name!r}")
