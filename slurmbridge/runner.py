@@ -14,7 +14,7 @@ from slurmbridge.bridge.recover import Recoverer
 from slurmbridge.errors import SlurmBridgeError
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.scheduler import Scheduler
-from slurmbridge.store import LeaseLost, RunnerStatus, SiteStore
+from slurmbridge.store import RunnerStatus, SiteStore
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 3.0
@@ -87,8 +87,6 @@ class Runner:
     def _look(self) -> int:
         try:
             still_open = self._verbs.observer.observe()
-        except LeaseLost:
-            return 0
         except SlurmBridgeError as error:
             self._reached(str(error))
             return 0
@@ -125,6 +123,6 @@ class Runner:
         """Errors of the site are told and tried again; bugs end the Runner."""
         try:
             return action() or 0
-        except (SlurmBridgeError, LeaseLost) as error:
+        except SlurmBridgeError as error:
             log.warning("could not %s: %s", what, error)
             return 0

@@ -60,6 +60,7 @@ class ScriptContext:
     image_offset: Directive
     seal: tuple[str, ...]
     traced: bool
+    trace_filtered: bool
     trace_calls: str
     trace_string_limit: Directive
 

@@ -102,8 +102,8 @@ class Collector:
         )
         for entry in claimed:
             change = self._collect_one(entry)
-            self._processes.apply([change], runner=rules.runner, now=self._clock())
-            if change.phase is Phase.DONE:
+            lost = self._processes.apply([change], runner=rules.runner, now=self._clock())
+            if change.phase is Phase.DONE and not lost:
                 # Last: until the end is durable, everything can be read again.
                 ContextFolder(rules.contexts, entry.id).remove()
         return len(claimed)

@@ -116,6 +116,10 @@ class Dispatcher:
     def _prepare_one(self, entry: Claimed, images: Mapping[str, Image]) -> Ready | Change:
         if entry.cancel_requested:
             return self._ended(entry, ProcessState.CANCELED, "canceled before it was submitted")
+        staged = bool(entry.spec.code or entry.spec.inputs)
+        if staged:
+            self._apply([self._kept(entry, ProcessState.INITIALIZING, entry.phase, "staging")])
+            entry = replace(entry, state=ProcessState.INITIALIZING)
         image = images.get(entry.spec.image)
         folder = ContextFolder(self._rules.contexts, entry.id)
         try:
@@ -123,27 +127,24 @@ class Dispatcher:
                 raise UnknownImage(f"no image named {entry.spec.image!r} is recorded any more")
             variables = (f"{name}={value}" for name, value in entry.spec.environment.items())
             folder.make(words(entry.spec.command), words(variables))
-            if entry.spec.code or entry.spec.inputs:
-                entry = self._stage(entry, folder)
+            if staged:
+                self._stage(entry, folder)
             return Ready(entry, self._renderer.render(entry.id, entry.spec, image), image)
         except (InvalidProcess, UnknownImage) as error:
             return self._failed(entry, folder, ProcessState.EXECUTOR_ERROR, str(error))
         except StagingFailed as error:
             return self._failed(entry, folder, ProcessState.SYSTEM_ERROR, str(error))
 
-    def _stage(self, entry: Claimed, folder: ContextFolder) -> Claimed:
-        self._apply([self._kept(entry, ProcessState.INITIALIZING, entry.phase, "staging")])
+    def _stage(self, entry: Claimed, folder: ContextFolder) -> None:
         copied = folder.stage(entry.spec, self._rules.stores, self._rules.staging)
         size = sum(file.size_bytes for file in copied)
         detail = f"staged {len(copied)} files, {size} bytes"
-        entry = _moved(entry, ProcessState.INITIALIZING)
-        self._apply([self._kept(entry, ProcessState.INITIALIZING, entry.phase, detail)])
-        return entry
+        self._apply([self._kept(entry, entry.state, entry.phase, detail)])
 
     def _intend(self, ready: list[Ready]) -> list[Ready]:
         """Say what is about to be done, before it is: from here on Slurm may know the job."""
         now = self._clock()
-        self._apply(
+        lost = self._apply(
             [
                 self._kept(
                     entry.claimed,
@@ -159,8 +160,9 @@ class Dispatcher:
             ]
         )
         return [
-            Ready(_moved(entry.claimed, ProcessState.INITIALIZING), entry.script, entry.image)
+            replace(entry, claimed=replace(entry.claimed, state=ProcessState.INITIALIZING))
             for entry in ready
+            if entry.claimed.id not in lost
         ]
 
     def _submit(self, ready: Sequence[Ready]) -> list[SubmitOutcome]:
@@ -238,9 +240,5 @@ class Dispatcher:
         source = self._scheduler.name if phase is Phase.SUBMITTED else "runner"
         return Change(entry.id, entry.state, state, phase, source, detail, values)
 
-    def _apply(self, changes: Sequence[Change]) -> None:
-        self._processes.apply(changes, runner=self._rules.runner, now=self._clock())
-
-
-def _moved(entry: Claimed, state: ProcessState) -> Claimed:
-    return replace(entry, state=state)
+    def _apply(self, changes: Sequence[Change]) -> frozenset[str]:
+        return self._processes.apply(changes, runner=self._rules.runner, now=self._clock())

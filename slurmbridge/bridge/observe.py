@@ -130,7 +130,9 @@ def decide(row: Open, report: JobReport) -> Change | None:
 def _ended(row: Open, report: JobReport) -> Change:
     # Between two looks a job may have run and ended: that it ran is said, its end follows when the
     # outputs are carried.
-    ran = report.started_at is not None and row.state in _WAITING
+    # Slurm gives a start time even to a job that was canceled while it waited, but never nodes.
+    started_at = report.started_at if report.nodes else None
+    ran = started_at is not None and row.state in _WAITING
     after = ProcessState.RUNNING if ran else row.state
     assert after is row.state or is_legal(row.state, after)
     values = {
@@ -139,7 +141,7 @@ def _ended(row: Open, report: JobReport) -> Change:
         "nodes": report.nodes,
         "exit_code": report.exit_code,
         "signal": report.signal,
-        "started_at": report.started_at,
+        "started_at": started_at,
         "ended_at": report.ended_at,
     }
     detail = f"job {report.job_id} ended: {report.status}"

@@ -50,6 +50,7 @@ class Renderer:
             image_offset=Directive(str(image.squashfs_offset)),
             seal=seal(sealed),
             traced=record is not None,
+            trace_filtered=record is not None and record.filtered,
             trace_calls=record.calls if record else "",
             trace_string_limit=Directive(str(record.string_limit if record else 0)),
         )

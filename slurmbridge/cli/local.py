@@ -85,7 +85,7 @@ def check_config(context: typer.Context, as_json: AsJson = False) -> None:
 
 def show_config(context: typer.Context, as_json: AsJson = False) -> None:
     """Show every setting and where it comes from. Passwords are left out."""
-    from slurmbridge.settings import config_file, origins  # noqa: PLC0415  as in root
+    from slurmbridge.settings import config_file, origins
 
     current = session(context)
     found = [

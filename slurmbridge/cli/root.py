@@ -29,7 +29,7 @@ _COMMON = ("--config", "--url", "--token-file")
 
 def _open_site(settings: "Settings") -> "Site":
     # Only a host of the bridge has the libraries of a server.
-    from slurmbridge.wiring import Site  # noqa: PLC0415
+    from slurmbridge.wiring import Site
 
     return Site(settings)
 
@@ -50,7 +50,7 @@ class Session:
 
     def settings(self) -> "Settings":
         """The configuration of this host."""
-        from slurmbridge.settings import load  # noqa: PLC0415  as in _open_site
+        from slurmbridge.settings import load
 
         return load(self.config)
 

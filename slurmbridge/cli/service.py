@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def serve(context: typer.Context) -> None:
     """Serve the API until a signal ends it."""
     # FastAPI is slow to import and no other command needs it.
-    from slurmbridge import api  # noqa: PLC0415
+    from slurmbridge import api
 
     _log_to_stderr()
     current = session(context)

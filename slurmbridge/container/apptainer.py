@@ -96,6 +96,8 @@ class Recording:
 
     calls: str
     string_limit: int
+    # Whether calls outside the set pass at full speed; strace refuses to filter when all are in it.
+    filtered: bool
 
 
 def recording(level: TraceLevel) -> Recording | None:
@@ -104,8 +106,8 @@ def recording(level: TraceLevel) -> Recording | None:
         case TraceLevel.OFF:
             return None
         case TraceLevel.AUDIT:
-            return Recording(f"%process,%network,{_CHANGES},{_SUSPECT}", 1024)
+            return Recording(f"%process,%network,{_CHANGES},{_SUSPECT}", 1024, filtered=True)
         case TraceLevel.FULL:
             # File names are never cut; what is read and written is, being the data itself.
-            return Recording("all", 64)
+            return Recording("all", 64, filtered=False)
     assert_never(level)

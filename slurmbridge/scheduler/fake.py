@@ -79,7 +79,10 @@ class FakeScheduler:
         account = directives.get("account")
         if account is not None and account not in self._capability.accounts:
             return "Invalid account or account/partition combination specified"
-        limit, asked = partition.time_limit_minutes, int(str(directives.get("time_limit") or 1))
+        limit, asked = (
+            partition.time_limit_minutes,
+            _minutes(str(directives.get("time_limit", "0-0:1:0"))),
+        )
         if limit is not None and asked > limit:
             return "Requested time limit is invalid (missing or exceeds some limit)"
         return None
@@ -152,6 +155,12 @@ class FakeScheduler:
     def _set(self, job_id: int, status: SlurmStatus, **changes: object) -> None:
         job = self._accounting[job_id]
         job.report = replace(job.report, status=status, reason=None, **changes)  # type: ignore[arg-type]
+
+
+def _minutes(limit: str) -> int:
+    days, _, rest = limit.partition("-")
+    hours, minutes, _seconds = (int(part) for part in rest.split(":"))
+    return (int(days) * 24 + hours) * 60 + minutes
 
 
 def _text(value: object) -> str | None:

@@ -57,6 +57,10 @@ def read_directives(script: str) -> dict[str, Any]:
     for number in ("ntasks", "cpus_per_task"):
         if number in attributes:
             attributes[number] = int(attributes[number])
+    if "time_limit" in attributes:
+        # sbatch reads a plain number as minutes; pyslurm takes no plain number.
+        hours, minutes = divmod(int(attributes["time_limit"]), 60)
+        attributes["time_limit"] = f"{hours // 24}-{hours % 24}:{minutes}:0"
     return {**attributes, "environment": JOB_ENVIRONMENT}
 
 

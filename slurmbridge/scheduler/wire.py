@@ -90,7 +90,7 @@ def _queue_line(line: str) -> JobReport:
         raise ReplyUnreadable(f"squeue printed a line that is not understood: {line[:200]!r}")
     job_id, state, code, start, end, nodes, reason, name = (field.strip() for field in fields)
     status = read_status(state)
-    exit_code, signal = _wait_status(code)
+    exit_code, signal = _exit_pair(code)
     return JobReport(
         job_id=int(job_id),
         job_name=name,
@@ -249,16 +249,6 @@ def _time(text: str) -> datetime | None:
 def _exit_pair(text: str) -> tuple[int | None, int | None]:
     code, _, signal = text.partition(":")
     return (int(code), int(signal) or None) if code.isdigit() and signal.isdigit() else (None, None)
-
-
-def _wait_status(text: str) -> tuple[int | None, int | None]:
-    """squeue prints the raw status of wait(2)."""
-    return wait_status(int(text)) if text.isdigit() else (None, None)
-
-
-def wait_status(raw: int) -> tuple[int, int | None]:
-    """Exit code and signal in a status of wait(2)."""
-    return (raw >> 8) & 0xFF, (raw & 0x7F) or None
 
 
 def _has_started(status: SlurmStatus) -> bool:

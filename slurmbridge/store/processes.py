@@ -76,8 +76,8 @@ class Change:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-class LeaseLost(Exception):
-    """Another has moved a Process that was thought to be held. Nothing was written."""
+class _Moved(Exception):
+    """Another has moved a Process; the transaction is undone."""
 
 
 class ProcessStore:
@@ -256,16 +256,26 @@ class ProcessStore:
             rows = connection.execute(take).mappings().all()
         return sorted((_claimed(row) for row in rows), key=lambda claimed: claimed.id)
 
-    def apply(self, changes: Sequence[Change], *, runner: str | None, now: datetime) -> None:
-        """Write moves in one transaction. With a `runner`, only while it holds every one of them;
-        its hold ends with the move unless `values` prolongs it.
+    def apply(
+        self, changes: Sequence[Change], *, runner: str | None, now: datetime
+    ) -> frozenset[str]:
+        """Write moves, in one transaction where nobody interferes; return the ids of those lost.
 
-        Raises:
-            LeaseLost: a Process is no longer as the change says, or held by another.
+        A move is lost, and nothing of it written, when its Process is no longer as the change says
+        or, with a `runner`, no longer held by it. A hold ends with the move unless `values`
+        prolongs it.
         """
-        if changes:
+        if not changes:
+            return frozenset()
+        try:
             with self._database.write() as connection:
                 _apply(connection, changes, runner=runner, now=now)
+        except _Moved:
+            if len(changes) == 1:
+                return frozenset({changes[0].process_id})
+            lost = (self.apply([change], runner=runner, now=now) for change in changes)
+            return frozenset().union(*lost)
+        return frozenset()
 
     def note(
         self,
@@ -390,7 +400,7 @@ def _apply(
             ],
         )
         if result.rowcount != len(batch):
-            raise LeaseLost(f"{len(batch) - result.rowcount} Processes were moved by another")
+            raise _Moved
     _add_events(
         connection,
         ((entry.process_id, entry.after, entry.source, entry.detail) for entry in changes),

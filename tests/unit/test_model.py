@@ -1,0 +1,112 @@
+"""Specifications: the same everywhere, and nothing taken that cannot be meant."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurmbridge.errors import InvalidProcess
+from slurmbridge.model import ProcessSpec, parse_spec
+
+MINIMAL = {"image": "python", "command": ["true"]}
+
+
+def refused(**changes: Any) -> str:
+    with pytest.raises(InvalidProcess) as caught:
+        parse_spec({**MINIMAL, **changes})
+    return str(caught.value)
+
+
+def test_toml_json_and_python_give_the_same_specification() -> None:
+    toml = 'image = "python"\ncommand = ["a", "b c"]\n[resources]\nmemory_mib = 64\n'
+    data = {"image": "python", "command": ["a", "b c"], "resources": {"memory_mib": 64}}
+    assert parse_spec(toml, form="toml") == parse_spec(json.dumps(data)) == parse_spec(data)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "with space", "quo'te", 'dou"ble', "new\nline", "-rf", "a/-b", "../up", "a/../b", "/abs",
+        "a//b", "a,b", "a:b", "back\\slash", "semi;colon", "do$lar", "nul\0", "\udcff", "a/", ".",
+        "", "x" * 256, "tab\there", "st*r",
+    ],
+)  # fmt: skip
+def test_a_path_that_is_not_plain_is_refused_with_one_reason(path: str) -> None:
+    message = refused(inputs=[{"source": f"data:{path}"}])
+    assert message.startswith(("inputs.0.source: ", "the specification is not valid UTF-8"))
+
+
+@pytest.mark.parametrize("path", ["a", "a/b.csv", "ümlaut/ß", "v1.2_x+y@z=1", ".hidden"])
+def test_plain_paths_are_taken(path: str) -> None:
+    assert parse_spec({**MINIMAL, "inputs": [{"source": f"data:{path}"}]}).inputs[0].source
+
+
+@pytest.mark.parametrize(
+    ("resources", "field"),
+    [
+        ({"memory_mib": 0}, "memory_mib"),
+        ({"memory_mib": -1}, "memory_mib"),
+        ({"memory_mib": 10**12}, "memory_mib"),
+        ({"memory_mib": 1.5}, "memory_mib"),
+        ({"memory_mib": "512"}, "memory_mib"),
+        ({"memory_mib": True}, "memory_mib"),
+        ({"cpus_per_task": 0}, "cpus_per_task"),
+        ({"nodes": 2}, "nodes"),
+        ({"gpus": 1}, "gpus"),
+    ],
+)
+def test_resources_that_cannot_be_meant_are_refused(resources: Any, field: str) -> None:
+    assert refused(resources=resources).startswith(f"resources.{field}: ")
+
+
+@pytest.mark.parametrize("minutes", [0, -1, 10**9])
+def test_a_time_limit_out_of_range_is_refused(minutes: int) -> None:
+    assert refused(time_limit_minutes=minutes).startswith("time_limit_minutes: ")
+
+
+def test_an_unknown_field_is_named() -> None:
+    assert refused(walltime=3) == "walltime: is not a field of a specification"
+
+
+@pytest.mark.parametrize(
+    "name", ["SLURM_JOB_ID", "APPTAINER_BIND", "SINGULARITY_X", "LD_PRELOAD", "PATH", "a-b", "1X", ""]
+)
+def test_variables_of_the_platform_cannot_be_declared(name: str) -> None:
+    assert "environment" in refused(environment={name: "x"})
+
+
+@pytest.mark.parametrize("command", [[], [""], ["a\0b"], ["x" * 131_072], "true"])
+def test_a_command_that_no_program_can_be_given_is_refused(command: Any) -> None:
+    assert "command" in refused(command=command)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a", "a/b/c")]
+)
+def test_two_inputs_cannot_lie_in_one_place(first: str, second: str) -> None:
+    inputs = [{"source": "data:x", "target": first}, {"source": "data:y", "target": second}]
+    beside = [{"source": "data:z", "target": "a.b"}]
+    assert "two inputs would lie" in refused(inputs=inputs + beside)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "null", "1", '"x"', "[" * 10_000, b"\xff\xfe"])
+def test_what_is_no_document_is_refused_in_one_sentence(text: Any) -> None:
+    with pytest.raises(InvalidProcess):
+        parse_spec(text)
+
+
+def test_a_toml_value_that_json_does_not_know_is_refused() -> None:
+    with pytest.raises(InvalidProcess):
+        parse_spec('image = "python"\ncommand = ["a"]\nlabels = {day = 2026-01-01}', form="toml")
+
+
+arguments = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+@given(st.lists(arguments, min_size=1).filter(lambda words: words[0] != ""))
+def test_every_command_that_is_taken_keeps_every_character(command: list[str]) -> None:
+    spec = parse_spec({**MINIMAL, "command": command})
+    assert list(spec.command) == command
+    assert ProcessSpec.model_validate_json(spec.model_dump_json()) == spec
