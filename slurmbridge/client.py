@@ -18,6 +18,7 @@ from slurmbridge.errors import (
     SiteError,
     SlurmBridgeError,
     Unauthenticated,
+    UnknownProcess,
 )
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import (
@@ -286,6 +287,9 @@ class _Problem(BaseModel):
 
 
 def _path(process_id: str, rest: str = "") -> str:
+    # Servers and proxies resolve dots and decode slashes, which would lead to another route.
+    if "/" in process_id or not process_id.strip("."):
+        raise UnknownProcess(f"there is no Process {process_id!r}")
     return f"/v1/processes/{quote(process_id, safe='', errors='replace')}{rest}"
 
 

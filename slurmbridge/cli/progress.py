@@ -39,11 +39,11 @@ class _Board:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._console = output.console(sys.stderr)
-        self._live = Live(console=self._console, get_renderable=self._render, transient=True)
         self._spinner = Spinner("line")
         self._began = time.monotonic()
         self._text = "asking"
         self._line: tuple[ProcessState, str] | None = None
+        self._live = Live(console=self._console, get_renderable=self._render, transient=True)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

@@ -1,0 +1,488 @@
+"""The commands, with the API in this process and a site that is played."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from slurmbridge import __version__
+from slurmbridge.cli import app, output, progress, service
+from slurmbridge.cli.root import Session
+from slurmbridge.client import Client
+from slurmbridge.errors import BridgeUnreachable
+from slurmbridge.lifecycle import Phase, ProcessState
+from slurmbridge.model import Process
+from slurmbridge.store import ProcessStore
+from slurmbridge.store.processes import Change
+from tests.support.bench import Bench, PlayedSite
+from tests.support.front import NOW, SPEC, opened
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with opened() as front:
+        yield Bench(front, PlayedSite(front), tmp_path)
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What happens in each sleep; without anything left to happen, the test fails."""
+    happenings: list[Callable[[], None]] = []
+    monkeypatch.setattr("time.sleep", lambda _seconds: happenings.pop(0)())
+    return happenings
+
+
+def refused(result: Result, code: int = 2) -> str:
+    """The one sentence on stderr."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("slurmbridge: error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+TOML = 'image = "python"\ncommand = ["sh", "-c", "echo $(x) `y` \'z\'"]\n'
+
+
+def test_submit_prints_the_id(bench: Bench) -> None:
+    result = bench.run("submit", bench.spec(TOML))
+    assert result.exit_code == 0, result.output
+    (process,) = bench.front.desk.page()
+    assert result.stdout == f"{process.id}\n"
+    assert process.spec.command == ("sh", "-c", "echo $(x) `y` 'z'")
+
+
+def test_submit_takes_json_from_a_file_and_from_stdin(bench: Bench) -> None:
+    document = json.dumps(SPEC)
+    shown = bench.json("submit", bench.spec(document, "spec.JSON"))
+    assert shown["state"] == "QUEUED"
+    assert bench.run("submit", "-", stdin=document.encode()).exit_code == 0
+    assert len(bench.front.desk.page()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.toml", b"image = \xff", "not valid UTF-8"),
+        ("a.toml", b"{}", "not readable TOML"),
+        ("a.json", b"image = 1", "not readable JSON"),
+        ("a.json", b"", "not readable JSON"),
+        ("a.toml", b"when = 2025-01-01", "not readable TOML"),
+        ("a.yaml", b"image: python", ".toml or .json"),
+        ("a", b"", ".toml or .json"),
+        ("a.toml", b"#" * (1 << 20) + b"\n", "1048576 bytes"),
+        ("a.toml", b'image = "python"\n', "command: field required"),
+        ("a.toml", TOML.encode() + b"colour = 1\n", "colour: is not a field"),
+        ("a.json", b'{"image": "python", "command": ["\\ud800"]}', "not valid UTF-8"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a\nb.toml", b"{}", "a\\nb.toml"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(bench: Bench, name: str, content: bytes, said: str) -> None:
+    assert said in refused(bench.run("submit", bench.spec(content, name)))
+    assert bench.front.desk.page() == []
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(bench: Bench) -> None:
+    assert "No such file" in refused(bench.run("submit", "missing.toml"))
+    (bench.folder / "folder.toml").mkdir()
+    assert "directory" in refused(bench.run("submit", str(bench.folder / "folder.toml")))
+    assert "1048576" in refused(bench.run("submit", "-", stdin=b" " * 2_000_000))
+
+
+def test_what_the_bridge_refuses_is_one_sentence(bench: Bench) -> None:
+    spec = bench.spec('image = "missing"\ncommand = ["a"]\naccount = "missing"\n')
+    said = refused(bench.run("submit", spec))
+    assert "image: no image 'missing'" in said
+    assert "account: there is no account 'missing'" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["ps", "--wrong"], ["nonsense"], ["show"], ["ps", "--limit", "0"], ["ps", "--state", "DONE"],
+     ["logs", "x", "--stream", "other"], ["images"], ["--url"], ["show", "x"], ["wait", "x"],
+     ["logs", "x"], ["cancel", "x"], ["script", "x"], ["logs", "-f", "--json", "x"]],
+)  # fmt: skip
+def test_a_wrong_call_is_one_sentence(bench: Bench, words: list[str]) -> None:
+    refused(bench.run(*words))
+
+
+def test_without_a_token_it_is_said_where_one_is_looked_for(bench: Bench) -> None:
+    assert "SLURMBRIDGE_TOKEN_FILE" in refused(bench.run("ps", SLURMBRIDGE_TOKEN=None))
+    assert "not known" in refused(bench.run("ps", SLURMBRIDGE_TOKEN="wrong"))
+
+
+def test_a_token_file_counts_in_either_way(bench: Bench) -> None:
+    file = bench.spec(f"{bench.front.token}\n", "token")
+    named: Any = {"SLURMBRIDGE_TOKEN": None, "SLURMBRIDGE_TOKEN_FILE": file}
+    assert bench.run("ps", **named).exit_code == 0
+    other: Any = {"SLURMBRIDGE_TOKEN": "wrong"}
+    assert bench.run("--token-file", file, "ps", **other).exit_code == 0
+    assert bench.run("ps", f"--token-file={file}", **other).exit_code == 0
+    assert "No such file" in refused(bench.run("ps", "--token-file", "missing"))
+    assert "not text" in refused(bench.run("ps", "--token-file", bench.spec(b"\xff", "bad")))
+
+
+def test_the_address_may_stand_after_the_command(bench: Bench) -> None:
+    seen: list[str] = []
+
+    def connect(url: str, token: str) -> Client:
+        seen.append(url)
+        return bench.front.client(token)
+
+    def run(*words: str, **environment: str) -> None:
+        variables = {"SLURMBRIDGE_TOKEN": bench.front.token} | environment
+        result = CliRunner().invoke(app, words, env=variables, obj=Session(connect=connect))
+        assert result.exit_code == 0, result.output
+
+    run("ps")
+    run("ps", SLURMBRIDGE_URL="http://a")
+    run("ps", "--url", "http://b", "--json", SLURMBRIDGE_URL="http://a")
+    assert seen == ["http://127.0.0.1:8642", "http://a", "http://b"]
+
+
+def test_a_bridge_that_does_not_answer_is_no_fault_of_the_caller(bench: Bench) -> None:
+    def connect(_url: str, _token: str) -> Client:
+        raise BridgeUnreachable("it does not answer")
+
+    variables = {"SLURMBRIDGE_TOKEN": "sb_x"}
+    session = Session(connect=connect)
+    refused(CliRunner().invoke(app, ["ps"], env=variables, obj=session), code=1)
+
+
+def test_an_interrupt_ends_with_130(bench: Bench) -> None:
+    def connect(_url: str, _token: str) -> Client:
+        raise KeyboardInterrupt
+
+    variables = {"SLURMBRIDGE_TOKEN": "sb_x"}
+    result = CliRunner().invoke(app, ["ps"], env=variables, obj=Session(connect=connect))
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_ps_lists_the_newest_first(bench: Bench) -> None:
+    ids = [bench.submit() for _ in range(3)][::-1]
+    bench.front.end(ids[1])
+    listed = bench.json("ps", "--limit", "2")["processes"]
+    assert [process["id"] for process in listed] == ids[:2]
+    assert len(bench.json("ps", "--all")["processes"]) == 3
+    assert len(bench.json("ps", "--limit", "501")["processes"]) == 3
+    listed = bench.json("ps", "--state", "complete", "--state", "CANCELED")["processes"]
+    assert [process["id"] for process in listed] == [ids[1]]
+    lines = bench.run("ps").stdout.splitlines()
+    assert lines[0].split() == ["ID", "STATE", "JOB", "SLURM", "CREATED", "BY", "IMAGE"]
+    assert lines[2].split()[:4] == [ids[1], "COMPLETE", "-", "-"]
+
+
+def test_show_tells_what_is_known(bench: Bench) -> None:
+    process_id = bench.submit()
+    bench.front.end(process_id, ProcessState.EXECUTOR_ERROR, exit_code=3, reason="bad\x1b[2J\nx")
+    text = bench.run("show", process_id, "--events").stdout
+    assert "state: EXECUTOR_ERROR\n" in text
+    assert "reason: bad\\x1b[2J\\nx\n" in text
+    assert "accepted from tester" in text
+    shown = bench.json("show", process_id, "--events")
+    assert (shown["exit_code"], len(shown["events"])) == (3, 2)
+    assert "events" not in bench.json("show", process_id)
+
+
+@pytest.mark.parametrize(
+    ("state", "program", "code"),
+    [
+        (ProcessState.COMPLETE, 0, 0),
+        (ProcessState.EXECUTOR_ERROR, 3, 3),
+        (ProcessState.EXECUTOR_ERROR, 125, 125),
+        (ProcessState.EXECUTOR_ERROR, 126, 1),
+        (ProcessState.EXECUTOR_ERROR, 0, 1),
+        (ProcessState.EXECUTOR_ERROR, None, 1),
+        (ProcessState.CANCELED, None, 1),
+        (ProcessState.SYSTEM_ERROR, -9, 1),
+        (ProcessState.UNKNOWN, 0, 1),
+    ],
+)
+def test_the_exit_code_is_that_of_the_program(
+    bench: Bench, state: ProcessState, program: int | None, code: int
+) -> None:
+    process = bench.front.desk.inspect(bench.submit())
+    good = process.model_copy(update={"state": ProcessState.COMPLETE})
+    ended = process.model_copy(update={"state": state, "exit_code": program})
+    assert progress.exit_code([good, ended]) == code
+
+
+def test_submit_and_wait_shows_each_change_on_stderr(
+    bench: Bench, sleeps: list[Callable[[], None]]
+) -> None:
+    def end() -> None:
+        (process,) = bench.front.desk.page()
+        bench.front.end(
+            process.id, ProcessState.EXECUTOR_ERROR, exit_code=7, reason="it exited with 7"
+        )
+
+    sleeps += [lambda: None, end]
+    result = bench.run("submit", "--wait", bench.spec(TOML))
+    (process,) = bench.front.desk.page()
+    assert result.exit_code == 7
+    assert result.stdout == f"{process.id}\n"
+    first, last = result.stderr.splitlines()
+    assert first[8:].rstrip() == " QUEUED"
+    assert last[8:] == " EXECUTOR_ERROR it exited with 7"
+
+
+def test_waiting_for_several_names_each(bench: Bench) -> None:
+    good, bad = bench.submit(), bench.submit()
+    bench.front.end(good, exit_code=0, job_id=17, slurm_state="COMPLETED")
+    bench.front.end(bad, ProcessState.CANCELED)
+    result = bench.run("wait", good, bad)
+    assert result.exit_code == 1
+    assert [line.split()[0] for line in result.stderr.splitlines()] == [good, bad]
+    assert "COMPLETE job 17 COMPLETED" in result.stderr
+    assert [entry["id"] for entry in bench.json("wait", good)["processes"]] == [good]
+    assert bench.run("wait", good).exit_code == 0
+
+
+def test_on_a_terminal_the_wait_is_alive(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    process_id = bench.submit()
+    bench.front.end(process_id, job_id=17, nodes="node[1-2]", slurm_reason="None")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    process: Process = progress.wait(bench.front.client(), process_id)
+    assert process.state is ProcessState.COMPLETE
+    assert "job 17 on node[1-2]" in terminal.getvalue()
+
+
+def test_logs_are_printed_byte_for_byte(bench: Bench) -> None:
+    process_id = bench.submit()
+    printed = b"\xff\xfe\0 one\r\n\x1b[31mtwo"
+    bench.front.print(process_id, printed)
+    assert bench.run("logs", process_id).stdout_bytes == printed
+    bench.front.end(process_id)
+    assert bench.run("logs", "-f", process_id).stdout_bytes == printed
+    assert bench.run("logs", process_id, "--stream", "stderr").stdout_bytes == b""
+    shown = bench.json("logs", process_id)
+    assert (shown["bytes"], shown["state"]) == (len(printed), "COMPLETE")
+    assert shown["text"].startswith("\\xff\\xfe\0 one")
+
+
+def test_cancel_goes_on_after_a_refusal(bench: Bench) -> None:
+    ended, open_one = bench.submit(), bench.submit()
+    bench.front.end(ended)
+    result = bench.run("cancel", ended, "x", open_one)
+    assert result.exit_code == 2
+    assert result.stdout == f"{open_one} CANCELED\n"
+    assert "already ended" in result.stderr
+    assert "no Process 'x'" in result.stderr
+    assert bench.json("cancel", open_one)["processes"][0]["state"] == "CANCELED"
+
+
+def test_what_the_site_offers_is_listed(bench: Bench) -> None:
+    assert bench.json("capabilities")["cluster"] == "test"
+    text = bench.run("capabilities").stdout
+    assert "accounts: research\n" in text
+    assert text.splitlines()[-1].split() == ["short", "yes", "yes", "2", "4", "8000", "120"]
+    assert bench.json("images", "list")["images"][0]["name"] == "python"
+    assert bench.run("images", "list").stdout.splitlines()[1].startswith("python")
+
+
+def test_the_script_is_printed_as_it_is(bench: Bench) -> None:
+    process_id = bench.submit()
+    assert "not rendered yet" in refused(bench.run("script", process_id))
+    state = ProcessState.QUEUED
+    values = {"script": "#!/bin/sh\n[bold]x\n"}
+    change = Change(process_id, state, state, Phase.SUBMITTING, "test", "x", values)
+    ProcessStore(bench.front.database).apply([change], runner=None, now=NOW)
+    assert bench.run("script", process_id).stdout == "#!/bin/sh\n[bold]x\n"
+    assert bench.json("script", process_id) == values
+
+
+def test_a_terminal_without_utf_8_is_survived(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.submit(labels={"k": "ü世"})
+    process_id = bench.submit(labels={"k": "ü世"})
+    session = Session(connect=lambda _url, token: bench.front.client(token))
+    variables = {"SLURMBRIDGE_TOKEN": bench.front.token}
+    runner = CliRunner(charset="ascii")
+    for words in (["ps"], ["show", process_id], ["show", process_id, "--json"], ["--help"]):
+        result = runner.invoke(app, words, env=variables, obj=session)
+        assert result.exit_code == 0, result.output
+
+
+def test_a_reader_that_has_gone_ends_quietly(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_arguments: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(output, "table", gone)
+    result = bench.run("ps")
+    assert (result.exit_code, result.output) == (1, "")
+
+
+def test_the_package_is_a_program() -> None:
+    argv = [sys.executable, "-W", "error", "-m", "slurmbridge.cli", "--version"]
+    reply = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert reply.stdout == f"slurmbridge {__version__}\n"
+    assert reply.stderr == ""
+
+
+def test_commands_for_submitters_load_no_server() -> None:
+    code = (
+        "import sys; from slurmbridge.cli import app\n"
+        "found = {'fastapi', 'uvicorn', 'sqlalchemy', 'jinja2', 'alembic'} & set(sys.modules)\n"
+        "sys.exit(str(found) if found else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_local_commands_need_a_configuration(bench: Bench) -> None:
+    for words in (["serve"], ["runner"], ["up"], ["config", "check"], ["tokens", "list"]):
+        assert "does not exist" in refused(bench.run(*words, "--config", "missing.toml"))
+    broken = bench.spec("contexts = 1", "broken.toml")
+    assert "images: Field required" in refused(bench.run("config", "show", "--config", broken))
+
+
+def test_render_prints_the_script(bench: Bench) -> None:
+    words = ["render", bench.spec(TOML), "--config", bench.configuration()]
+    assert bench.run(*words).stdout == "#!/bin/sh\n# python\n"
+    assert bench.json(*words) == {"script": "#!/bin/sh\n# python\n"}
+
+
+def test_images_are_built_all_or_by_name(bench: Bench) -> None:
+    words = ["images", "build", "--config", bench.configuration()]
+    result = bench.run(*words)
+    assert result.stdout.split() == ["python", "a" * 64, "r", "a" * 64]
+    assert result.stderr.splitlines()[0] == "building python, force False\\x1b[2J"
+    built = bench.json(*words, "r", "--force")["images"]
+    assert [image["name"] for image in built] == ["r"]
+    refused(bench.run(*words, "broken"), code=1)
+
+
+def test_the_configuration_is_checked(bench: Bench) -> None:
+    words = ["config", "check", "--config", bench.configuration()]
+    assert bench.run(*words).exit_code == 0
+    assert bench.json(*words) == {"problems": []}
+    bench.site.problems = ["images: is not a folder"]
+    result = bench.run(*words)
+    assert (result.exit_code, result.stdout) == (2, "images: is not a folder\n")
+    assert bench.json(*words, code=2) == {"problems": ["images: is not a folder"]}
+
+
+def test_settings_are_shown_with_origins_and_without_passwords(bench: Bench) -> None:
+    path = bench.configuration()
+    result = bench.run("config", "show", SLURMBRIDGE_CONFIG=path, SLURMBRIDGE_API__HOST="::1")
+    rows = {row[0]: row[1:] for row in (line.split() for line in result.stdout.splitlines())}
+    assert "geheim" not in result.stdout
+    assert rows["database"][0] == "postgresql://bridge:***@db/x"
+    assert rows["api.port"] == ["1234", path]
+    assert rows["api.host"] == ["::1", "SLURMBRIDGE_API__HOST"]
+    assert rows["slurm.poll_seconds"][1] == "default"
+    shown = bench.json("config", "show", "--config", path)["settings"]
+    assert {"key": "api.port", "value": 1234, "origin": path} in shown
+
+
+def test_tokens_are_added_listed_and_removed(bench: Bench) -> None:
+    common = ["--config", bench.configuration()]
+    token = bench.run("tokens", "add", "backend", *common).stdout.strip()
+    assert bench.front.desk.authenticate(token) == "backend"
+    assert bench.json("tokens", "add", "other", *common)["name"] == "other"
+    assert bench.run("tokens", "list", *common).stdout.splitlines()[1].startswith("tester")
+    assert bench.json("tokens", "list", *common)["tokens"][0]["name"] == "tester"
+    assert bench.run("tokens", "remove", "tester", *common).exit_code == 0
+    assert "'x'" in refused(bench.run("tokens", "remove", "x", *common))
+    for name in ("", "a b", "a\nb", "a" * 65):
+        refused(bench.run("tokens", "add", name, *common))
+
+
+def test_migrate_and_runner_act_on_the_site(bench: Bench) -> None:
+    common = ["--config", bench.configuration()]
+    assert bench.run("config", "migrate", *common).exit_code == 0
+    before = signal.getsignal(signal.SIGTERM)
+    assert bench.run("runner", *common).exit_code == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (bench.site.migrated, bench.site.ran) == (2, 1)
+
+
+def test_serve_listens_where_the_configuration_says(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[tuple[str, int]] = []
+    monkeypatch.setattr("slurmbridge.api.run", lambda _app, host, port: served.append((host, port)))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert bench.run("serve", "--config", bench.configuration()).exit_code == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert served == [("127.0.0.1", 1234)]
+    assert bench.site.migrated == 1
+
+
+class PlayedDaemon:
+    """A part of `up` that ends as told."""
+
+    started: list["PlayedDaemon"] = []  # noqa: RUF012  emptied by the fixture
+    codes: Mapping[str, int | None] = {}
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.argv = argv
+        self.environment = environment
+        self.stopped = False
+        self.started.append(self)
+
+    def exit_code(self) -> int | None:
+        return self.codes[self.argv[-1]]
+
+    def stop(self, *, grace_seconds: float) -> int:
+        self.stopped = True
+        return 0
+
+
+@pytest.fixture
+def daemons(monkeypatch: pytest.MonkeyPatch) -> list[PlayedDaemon]:
+    monkeypatch.setattr(service, "Daemon", PlayedDaemon)
+    monkeypatch.setattr(PlayedDaemon, "started", [])
+    monkeypatch.setattr(PlayedDaemon, "codes", {"serve": None, "runner": None})
+    return PlayedDaemon.started
+
+
+@pytest.mark.parametrize(("code", "expected"), [(3, 3), (0, 1), (-9, 1), (200, 1)])
+def test_when_a_part_ends_up_stops_the_other(
+    bench: Bench,
+    daemons: list[PlayedDaemon],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    expected: int,
+) -> None:
+    monkeypatch.setattr(PlayedDaemon, "codes", {"serve": None, "runner": code})
+    result = bench.run("up", "--config", bench.configuration())
+    assert f"runner ended with exit code {code}" in refused(result, code=expected)
+    assert [daemon.stopped for daemon in daemons] == [True, True]
+    assert bench.site.migrated == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_both_parts(
+    bench: Bench,
+    daemons: list[PlayedDaemon],
+    sleeps: list[Callable[[], None]],
+    number: signal.Signals,
+) -> None:
+    sleeps += [lambda: None, lambda: os.kill(os.getpid(), number)]
+    path = bench.configuration()
+    result = bench.run("up", "--config", path)
+    assert (result.exit_code, result.output) == (0, "")
+    assert [daemon.stopped for daemon in daemons] == [True, True]
+    assert [list(daemon.argv[1:]) for daemon in daemons] == [
+        ["-m", "slurmbridge.cli", "serve"],
+        ["-m", "slurmbridge.cli", "runner"],
+    ]
+    assert daemons[0].environment["SLURMBRIDGE_CONFIG"] == path
