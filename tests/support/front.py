@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -100,13 +101,28 @@ class Front:
         ProcessStore(self.database).add_log([(process_id, "stdout", offset, data)])
 
 
-@contextmanager
-def opened() -> Iterator[Front]:
-    """A front with one image, one partition and one account."""
+def _driver(database: Database) -> Any:
+    with database.engine.connect() as connection:
+        return connection.connection.driver_connection
+
+
+@cache
+def _furnished() -> bytes:
+    # Migrations take longer than most tests, so that they run once.
     database = Database("sqlite://")
     database.migrate()
     ImageStore(database).record(IMAGE)
     SiteStore(database).record_capability(CAPABILITY)
+    content: bytes = _driver(database).serialize()
+    database.close()
+    return content
+
+
+@contextmanager
+def opened() -> Iterator[Front]:
+    """A front with one image, one partition and one account."""
+    database = Database("sqlite://")
+    _driver(database).deserialize(_furnished())
     rules = Rules(frozenset({"data"}), frozenset({"results"}), has_default_destination=True)
     numbers = count()
     desk = Desk(

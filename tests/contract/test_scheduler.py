@@ -1,0 +1,122 @@
+"""One contract for every way to Slurm: pyslurm, the commands, and the shipped fake."""
+
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from slurmbridge.errors import SubmissionRefused
+from slurmbridge.lifecycle import ProcessState, SlurmState, classify
+from slurmbridge.scheduler import SubmitOutcome
+from tests.contract.scheduler_worlds import World, command_world, fake_world, native_world
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "fake",
+        pytest.param("commands", marks=pytest.mark.cluster),
+        pytest.param("pyslurm", marks=pytest.mark.cluster),
+    ],
+)
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    if request.param == "fake":
+        found = fake_world()
+    else:
+        cluster = request.getfixturevalue("cluster")
+        found = {"commands": command_world, "pyslurm": native_world}[request.param](cluster)
+    yield found
+    found.scheduler.close()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"sb-contract-{secrets.token_hex(6)}"
+
+
+def accepted(outcomes: list[SubmitOutcome]) -> list[int]:
+    assert all(isinstance(outcome, int) for outcome in outcomes), outcomes
+    return [outcome for outcome in outcomes if isinstance(outcome, int)]
+
+
+def test_a_submitted_job_is_known_at_once_by_its_id_and_its_name(world: World, name: str) -> None:
+    [job_id] = accepted(world.scheduler.submit([world.submission(name)]))
+    report = world.report(job_id)
+    assert report.job_name == name
+    assert classify(report.status) is not ProcessState.UNKNOWN
+
+
+def test_outcomes_come_in_order_and_are_told_as_they_are_known(world: World, name: str) -> None:
+    wanted = [world.submission(f"{name}-{number}", partition="parked") for number in range(5)]
+    wanted.insert(2, world.submission(f"{name}-bad", partition="nowhere"))
+    told: list[tuple[int, SubmitOutcome]] = []
+    outcomes = world.scheduler.submit(wanted, lambda index, outcome: told.append((index, outcome)))
+    assert told == list(enumerate(outcomes))
+    assert isinstance(outcomes.pop(2), SubmissionRefused)
+    names = [world.report(job_id).job_name for job_id in accepted(outcomes)]
+    assert names == [f"{name}-{number}" for number in range(5)]
+    world.scheduler.cancel(accepted(outcomes))
+
+
+@pytest.mark.parametrize(
+    "directives",
+    [{"partition": "nowhere"}, {"account": "nobody"}, {"partition": "short", "time": "11"}],
+)
+def test_what_slurm_refuses_leaves_no_job(
+    world: World, name: str, directives: dict[str, str]
+) -> None:
+    [outcome] = world.scheduler.submit([world.submission(name, **directives)])
+    assert isinstance(outcome, SubmissionRefused)
+    assert not outcome.retry
+    assert "\n" not in str(outcome)
+    assert name not in {report.job_name for report in world.scheduler.jobs()}
+
+
+@pytest.mark.parametrize("exit_code", [0, 1, 127, 200])
+def test_a_job_ends_with_its_own_exit_code(world: World, name: str, exit_code: int) -> None:
+    since = datetime.now(UTC) - timedelta(minutes=5)
+    [job_id] = accepted(world.scheduler.submit([world.submission(name, f"exit {exit_code}")]))
+    world.let_end(job_id, exit_code)
+    report = world.ended(job_id)
+    assert report.status.base is (SlurmState.FAILED if exit_code else SlurmState.COMPLETED)
+    assert report.exit_code in {exit_code, None}
+    assert report.nodes
+    assert report.started_at
+    assert report.ended_at
+    [record] = world.recorded(name, since)
+    assert (record.job_id, record.exit_code) == (job_id, exit_code)
+
+
+def test_accounting_finds_a_job_by_its_name_alone(world: World, name: str) -> None:
+    since = datetime.now(UTC) - timedelta(minutes=5)
+    accepted(world.scheduler.submit([world.submission(f"{name}-other", partition="parked")]))
+    [job_id] = accepted(world.scheduler.submit([world.submission(name, partition="parked")]))
+    world.scheduler.cancel([job_id])
+    assert [record.job_id for record in world.recorded(name, since)] == [job_id]
+    assert world.scheduler.history([name], since=datetime.now(UTC) + timedelta(days=1)) == []
+
+
+def test_a_waiting_job_can_be_canceled_and_again(world: World, name: str) -> None:
+    [job_id] = accepted(world.scheduler.submit([world.submission(name, partition="parked")]))
+    assert classify(world.report(job_id).status) is ProcessState.QUEUED
+    world.scheduler.cancel([job_id])
+    assert world.ended(job_id).status.base is SlurmState.CANCELLED
+    world.scheduler.cancel([job_id])
+
+
+def test_canceling_what_never_was_is_no_error(world: World) -> None:
+    world.scheduler.cancel([4_000_000])
+    world.scheduler.cancel([])
+
+
+def test_the_cluster_says_what_it_offers(world: World) -> None:
+    capability = world.scheduler.capability()
+    assert capability.slurm_version.startswith("26.05")
+    assert {"research", "teaching"} <= set(capability.accounts)
+    main, short = capability.partition(None), capability.partition("short")
+    assert main
+    assert short
+    assert (main.name, main.nodes, main.cpus_per_node) == ("main", 3, 4)
+    assert short.time_limit_minutes == 10
+    assert capability.partition("nowhere") is None
