@@ -117,3 +117,5 @@ def _log_to_stderr() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # It tells of every look at the schema, and readiness looks often.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
