@@ -194,7 +194,7 @@ def parse_spec(document: str | bytes | dict[str, Any], *, form: str = "json") ->
             data = document
         else:
             text = document.decode() if isinstance(document, bytes) else document
-            data = tomllib.loads(text) if form == "toml" else json.loads(text)
+            data = tomllib.loads(text) if form == "toml" else json.loads(text, object_pairs_hook=_no_duplicates)
         return ProcessSpec.model_validate_json(json.dumps(data, ensure_ascii=False).encode())
     except ValidationError as error:
         fields = tuple(_readable(detail) for detail in error.errors(include_url=False))
@@ -205,6 +205,13 @@ def parse_spec(document: str | bytes | dict[str, Any], *, form: str = "json") ->
         raise InvalidProcess("the specification is nested too deeply") from None
     except (ValueError, TypeError) as error:
         raise InvalidProcess(f"the specification is not readable {form.upper()}: {error}") from None
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
 
 
 def _readable(detail: Any) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
-from slurmbridge.bridge.checks import Rules
+from slurmbridge.bridge.checks import Rules, check
 from slurmbridge.bridge.collect import Collector, CollectRules
 from slurmbridge.bridge.desk import Desk, new_ulid
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
@@ -76,9 +76,16 @@ class Site:
         self._database.migrate()
 
     def render(self, spec: ProcessSpec) -> str:
-        """Exactly the script that would be submitted, with an id of zeros."""
+        """Exactly the script that would be submitted, with an id of zeros.
+
+        Raises:
+            InvalidProcess: it would not be accepted.
+        """
         self._database.check_schema()
-        image = ImageStore(self._database).get(spec.image)
+        images = ImageStore(self._database)
+        known = {image.name for image in images.all()}
+        check(spec, self._rules, images=known, capability=SiteStore(self._database).capability())
+        image = images.get(spec.image)
         return self._renderer.render(PREVIEW_ID, spec, image).text
 
     def definition_names(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 from pytest_docker.plugin import Services
@@ -52,7 +51,7 @@ def docker_cleanup() -> str:
 
 
 @pytest.fixture(scope="session")
-def cluster(docker_services: Services) -> Iterator[Cluster]:
+def cluster(docker_services: Services) -> Cluster:
     """The running cluster."""
     assert docker_services
-    yield Cluster()
+    return Cluster()

@@ -52,4 +52,4 @@ def test_accounts_are_enforced(cluster: Cluster) -> None:
 
 
 def test_the_login_node_has_no_bridge(cluster: Cluster) -> None:
-    assert cluster.run("login", "test", "-e", "/opt/slurmbridge/src").exit_code == 1
+    assert cluster.run("login", "test", "-e", "/opt/slurmbridge/src/slurmbridge").exit_code == 1

@@ -1,0 +1,68 @@
+"""What breaks under the bridge costs time, never a Process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from slurmbridge.client import Client
+from slurmbridge.lifecycle import ProcessState
+from slurmbridge.model import parse_spec
+from tests.e2e.conftest import SMALL
+from tests.support.cluster import Cluster, until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
+
+
+@contextmanager
+def slurmctld_gone(cluster: Cluster) -> Iterator[None]:
+    """slurmctld killed; its host starts it again when its supervisor goes on."""
+    supervisor = cluster.must("controller", "pgrep", "-of", "start controller", user="root").strip()
+    loops = cluster.must("controller", "pgrep", "-P", supervisor, user="root").split()
+    parent = cluster.must(
+        "controller", "sh", "-c", "ps -o ppid= -p $(pgrep -x slurmctld)", user="root"
+    ).strip()
+    assert parent in loops
+    cluster.must("controller", "kill", "-STOP", parent, user="root")
+    cluster.must("controller", "pkill", "-KILL", "-x", "slurmctld", user="root")
+    try:
+        yield
+    finally:
+        cluster.must("controller", "kill", "-CONT", parent, user="root")
+        until(
+            "slurmctld",
+            lambda: "is UP" in cluster.run("controller", "scontrol", "ping").stdout,
+        )
+
+
+def test_without_slurmctld_processes_are_accepted_and_wait(bridge: Cluster, client: Client) -> None:
+    with slurmctld_gone(bridge):
+        problems = until("problem", client.problems)
+        assert "Slurm" in problems[0]
+        process = client.submit(parse_spec({**SMALL, "command": ["true"]}))
+        assert client.get(process.id).state is ProcessState.QUEUED
+    ended = client.wait(process.id, timeout_seconds=90, poll_seconds=0.2)
+    assert ended.state is ProcessState.COMPLETE
+    until("ready bridge", client.ready)
+
+
+def test_a_killed_runner_is_replaced_and_its_processes_end_once(
+    bridge: Cluster, client: Client
+) -> None:
+    running = client.submit(parse_spec({**SMALL, "command": ["sleep", "5"]}))
+    until("job", lambda: client.get(running.id).job_id)
+    bridge.must("bridge", "pkill", "-KILL", "-f", "slurmbridge.cli runner")
+    until("API", lambda: _answers(client))
+    later = client.submit(parse_spec({**SMALL, "command": ["true"]}))
+    for process in (running, later):
+        ended = client.wait(process.id, timeout_seconds=90, poll_seconds=0.2)
+        assert ended.state is ProcessState.COMPLETE
+        names = bridge.must("bridge", "squeue", "--me", "--states=all", "-ho", "%j").split()
+        assert names.count(process.job_name) == 1
+
+
+def _answers(client: Client) -> bool:
+    try:
+        return client.ready()
+    except Exception:  # noqa: BLE001 (it is being restarted; how it fails does not matter)
+        return False
