@@ -17,7 +17,7 @@ run_showing_progress() {
     pid=$!
     while kill -0 "$pid" 2>/dev/null; do
         sleep 1
-        ((++ticks % 15)) || say "  ... $(tail -n 1 "$log" | tr -d '\r' | cut -c 1-100)"
+        ((++ticks % 15)) || say "  ... $(grep -v '^ --->' "$log" | tail -n 1 | tr -d '\r' | cut -c 1-90)"
     done
     wait "$pid"
 }
