@@ -1,0 +1,227 @@
+"""A bridge put together as wiring.py does, over a Slurm in memory, and the golden scripts."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from slurmbridge.bridge.checks import Rules
+from slurmbridge.bridge.collect import Collector, CollectRules
+from slurmbridge.bridge.desk import Desk
+from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
+from slurmbridge.bridge.logs import LogKeeper
+from slurmbridge.bridge.observe import Observer
+from slurmbridge.bridge.recover import Recoverer
+from slurmbridge.bridge.render import Renderer
+from slurmbridge.context.tree import Bounds
+from slurmbridge.lifecycle import ProcessState
+from slurmbridge.model import Event, Process, parse_spec
+from slurmbridge.runner import Cadence, Runner, Verbs
+from slurmbridge.scheduler.fake import FakeJob, FakeScheduler, hand_clock
+from slurmbridge.script import DEFAULT_TEMPLATES, Templates
+from slurmbridge.store import Database, ImageStore, ProcessStore, RunnerStatus, SiteStore
+from tests.support.specs import CAPABILITY, IMAGE, START, process_id, spec
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+GOLDEN_ID = process_id(1)
+GOLDEN_CONTEXTS = Path("/shared/contexts")
+LEASE = timedelta(seconds=300)
+RETRY = timedelta(seconds=5)
+ABSENCE = timedelta(seconds=120)
+
+
+def golden_script(specification: Path) -> str:
+    """What is submitted for a golden specification."""
+    renderer = Renderer(Templates(DEFAULT_TEMPLATES), GOLDEN_CONTEXTS)
+    wanted = parse_spec(specification.read_text(), form="toml")
+    return renderer.render(GOLDEN_ID, wanted, IMAGE).text
+
+
+def write_goldens() -> None:
+    """Write every golden script anew."""
+    for specification in sorted(GOLDEN.glob("*.toml")):
+        specification.with_suffix(".sbatch").write_text(golden_script(specification))
+
+
+class Listed(Mapping[str, Path]):
+    """Data Stores that tell before each use of one: a test can act in the midst of staging."""
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self._folders = folders
+        self.before: Callable[[], object] = lambda: None
+
+    def __getitem__(self, name: str) -> Path:
+        """The folder of a store."""
+        before, self.before = self.before, lambda: None
+        before()
+        return self._folders[name]
+
+    def __iter__(self) -> Any:
+        """The names."""
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._folders)
+
+
+@dataclass
+class Bridge:
+    """Everything of one installation, with a clock and a Slurm that are moved by hand."""
+
+    root: Path
+    output: Bounds = field(default_factory=lambda: Bounds(1 << 20, 100))
+    default_destination: str | None = "results:processes"
+    slurm: FakeScheduler = field(init=False)
+    clock: Callable[[], datetime] = field(init=False)
+    advance: Callable[[timedelta], None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("contexts", "data", "results"):
+            (self.root / name).mkdir()
+        self.clock, self.advance = hand_clock(START)
+        self.slurm = FakeScheduler(CAPABILITY, clock=self.clock)
+        self.database = Database("sqlite://")
+        self.database.migrate()
+        ImageStore(self.database).record(IMAGE)
+        self.processes = ProcessStore(self.database)
+        numbers = count(1)
+        self.desk = Desk(
+            self.database,
+            Rules(frozenset({"data"}), frozenset({"results"}), has_default_destination=True),
+            clock=self.clock,
+            new_id=lambda: process_id(next(numbers)),
+        )
+        self.verbs = self.new_verbs("runner-1")
+
+    @property
+    def contexts(self) -> Path:
+        """Where contexts lie."""
+        return self.root / "contexts"
+
+    @property
+    def stores(self) -> dict[str, Path]:
+        """The Data Stores."""
+        return {"data": self.root / "data", "results": self.root / "results"}
+
+    def new_verbs(
+        self, runner: str, *, stores: Mapping[str, Path] | None = None, batch: int = 50
+    ) -> Verbs:
+        """What a Runner of this name does."""
+        stores = self.stores if stores is None else stores
+        logs = LogKeeper(self.processes, self.contexts, limit_bytes=64)
+        collect = CollectRules(
+            runner=runner,
+            contexts=self.contexts,
+            stores=stores,
+            default_destination=self.default_destination,
+            output=self.output,
+            batch=batch,
+            lease=LEASE,
+            retry=RETRY,
+        )
+        dispatch = DispatchRules(
+            runner=runner,
+            contexts=self.contexts,
+            stores=stores,
+            staging=Bounds(1 << 20, 100),
+            batch=batch,
+            lease=LEASE,
+            retry=RETRY,
+        )
+        renderer = Renderer(Templates(DEFAULT_TEMPLATES), self.contexts)
+        return Verbs(
+            dispatcher=Dispatcher(
+                self.processes,
+                ImageStore(self.database),
+                self.slurm,
+                renderer,
+                dispatch,
+                clock=self.clock,
+            ),
+            observer=Observer(self.processes, self.slurm, absence=ABSENCE, clock=self.clock),
+            recoverer=Recoverer(
+                self.processes,
+                self.slurm,
+                runner=runner,
+                absence=ABSENCE,
+                lease=LEASE,
+                retry=RETRY,
+                clock=self.clock,
+            ),
+            collector=Collector(self.processes, logs, collect, clock=self.clock),
+            logs=logs,
+        )
+
+    def runner(self) -> Runner:
+        """A Runner that does everything at each step."""
+        status = RunnerStatus("runner-1", "host", "fake", self.clock(), None)
+        cadence = Cadence(idle_seconds=0.001, poll_seconds=1e-9, capability_seconds=1e-9)
+        return Runner(self.verbs, self.slurm, SiteStore(self.database), status, cadence)
+
+    def submit(self, **changes: Any) -> str:
+        """Accept a Process."""
+        return self.desk.submit(spec(**changes), by="tester").id
+
+    def submitted(self, **changes: Any) -> str:
+        """Accept a Process and bring it to Slurm."""
+        accepted = self.submit(**changes)
+        self.verbs.dispatcher.dispatch()
+        assert self.get(accepted).job_id is not None
+        return accepted
+
+    def get(self, wanted: str) -> Process:
+        """A Process as a submitter sees it."""
+        return self.desk.inspect(wanted)
+
+    def state(self, wanted: str) -> ProcessState:
+        """Its state."""
+        return self.get(wanted).state
+
+    def events(self, wanted: str) -> list[Event]:
+        """Its events."""
+        return self.desk.events(wanted)
+
+    def job(self, wanted: str) -> FakeJob:
+        """Its latest job."""
+        return self.slurm.job(self.get(wanted).job_name)
+
+    def jobs_of(self, wanted: str) -> list[int]:
+        """The ids of all jobs that Slurm has ever had for it."""
+        name = self.get(wanted).job_name
+        reports = self.slurm.history([name], since=START - timedelta(days=1))
+        return [report.job_id for report in reports]
+
+    def start(self, wanted: str) -> None:
+        """Let its job run, as the script does first."""
+        self.slurm.start(self.job(wanted).report.job_id)
+        for name in ("output", "tmp"):
+            (self.context(wanted) / name).mkdir(exist_ok=True)
+
+    def context(self, wanted: str) -> Path:
+        """Its context."""
+        return self.contexts / wanted
+
+    def leave(self, wanted: str, files: Mapping[str, str | bytes]) -> None:
+        """Let its script and program leave these files in its context."""
+        for name, content in files.items():
+            path = self.context(wanted) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def look(self) -> None:
+        """One cycle: observe, recover, collect."""
+        self.verbs.observer.observe()
+        self.verbs.recoverer.recover()
+        self.verbs.collector.collect()
+
+
+def states(events: Iterable[Event]) -> list[str]:
+    """The states that were gone through, each once in a row."""
+    found: list[str] = []
+    for event in events:
+        if not found or found[-1] != event.state:
+            found.append(event.state)
+    return found

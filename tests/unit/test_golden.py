@@ -1,0 +1,327 @@
+"""The scripts that are submitted: as reviewed, sound as shell, and run under bash.
+
+They run with stub programs in place of Apptainer, strace, squashfuse, unshare and zstd. A script
+sets its own PATH, and that of the container's start, to /usr/bin:/bin, so the folder of the stubs
+is put before it in these two places; nothing else of the text is changed.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from slurmbridge.bridge.render import Renderer
+from slurmbridge.context.folder import ContextFolder
+from slurmbridge.model import ProcessSpec, parse_spec
+from slurmbridge.script import DEFAULT_TEMPLATES, Templates, words
+from tests.support.builders import GOLDEN, GOLDEN_ID, golden_script
+from tests.support.specs import IMAGE
+
+GOLDENS = sorted(GOLDEN.glob("*.toml"))
+SHELLCHECK = Path(sys.executable).parent / "shellcheck"
+FIXED_PATH = "PATH=/usr/bin:/bin"
+each_golden = pytest.mark.parametrize("golden", GOLDENS, ids=lambda path: path.stem)
+
+STUBS = {
+    "apptainer": """
+cat /proc/$$/environ >"$out/environ"
+printf '%s\\0' "$@" >"$out/argv"
+echo printed
+echo complained >&2
+[[ ! -e $out/sleep ]] || exec sleep 60
+exit "$(<"$out/exit")"
+""",
+    "strace": """
+printf '%s\\0' "$@" >"$out/strace"
+while [[ $1 != -- ]]; do
+    [[ $1 != --output=* ]] || exec 3>"${1#--output=}"
+    shift
+done
+shift
+echo record >&3
+exec "$@"
+""",
+    "zstd": """
+while [[ $1 != -o ]]; do shift; done
+exec cat >"$2"
+""",
+    "squashfuse_ll": """
+printf '%s\\0' "$@" >"$out/squashfuse"
+exec sleep 60
+""",
+    "mountpoint": "exit 0",
+    "unshare": """
+while [[ $1 != -- ]]; do shift; done
+shift
+exec "$@"
+""",
+}
+
+
+@dataclass
+class Stage:
+    """A context, a script for it, and what the stubs saw."""
+
+    spec: ProcessSpec
+    context: Path
+    out: Path
+    script: Path
+
+    def start(self, job_id: int = 7) -> "subprocess.Popen[bytes]":
+        environment = {"SLURM_JOB_ID": str(job_id), "RUNNER_TOKEN": "secret", "HOME": "/root"}
+        return subprocess.Popen(
+            ["/bin/bash", str(self.script)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def run(self, job_id: int = 7) -> int:
+        child = self.start(job_id)
+        try:
+            return child.wait(20)
+        finally:
+            end_group(child)
+
+    def left(self, name: str) -> str | None:
+        path = self.context / name
+        return path.read_text().strip() if path.exists() else None
+
+    def seen(self, name: str) -> list[bytes]:
+        return (self.out / name).read_bytes().removesuffix(b"\0").split(b"\0")
+
+    @property
+    def apptainer_was_called(self) -> bool:
+        return (self.out / "argv").exists()
+
+
+def end_group(child: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    child.wait()
+
+
+def staged(golden: Path, root: Path) -> Stage:
+    out, stubs, contexts = root / "out", root / "stubs", root / "contexts"
+    for folder in (out, stubs, contexts):
+        folder.mkdir()
+    for name, body in STUBS.items():
+        stub = stubs / name
+        stub.write_text(f"#!/bin/bash\nout={out}\n{body}")
+        stub.chmod(0o755)
+    (out / "exit").write_text("0")
+    image_file = root / "image of a site's own.sif"
+    image_file.write_bytes(b"an image")
+    sha256 = hashlib.sha256(b"an image").hexdigest()
+    image = IMAGE.model_copy(update={"path": str(image_file), "sha256": sha256})
+
+    spec = parse_spec(golden.read_text(), form="toml")
+    text = Renderer(Templates(DEFAULT_TEMPLATES), contexts).render(GOLDEN_ID, spec, image).text
+    assert text.count(FIXED_PATH) == 2
+    script = root / "script.sbatch"
+    script.write_text(text.replace(FIXED_PATH, f"PATH={stubs}:/usr/bin:/bin"))
+    folder = ContextFolder(contexts, GOLDEN_ID)
+    variables = [f"{name}={value}" for name, value in spec.environment.items()]
+    folder.make(words(spec.command), words(variables))
+    return Stage(spec, folder.path, out, script)
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Stage:
+    return staged(GOLDEN / "minimal.toml", tmp_path)
+
+
+# --- as reviewed ---
+
+
+def test_every_golden_script_has_a_specification_and_every_specification_one() -> None:
+    scripts = {path.stem for path in GOLDEN.glob("*.sbatch")}
+    assert scripts == {path.stem for path in GOLDENS}
+    assert {"minimal", "full", "traced-off", "trace-full", "hostile"} <= scripts
+
+
+@each_golden
+def test_a_golden_script_is_what_would_be_submitted(golden: Path) -> None:
+    reviewed = golden.with_suffix(".sbatch").read_text()
+    assert reviewed == golden_script(golden), "run ci/golden and review its difference"
+
+
+@each_golden
+def test_bash_can_read_a_golden_script(golden: Path) -> None:
+    subprocess.run(["/bin/bash", "-n", golden.with_suffix(".sbatch")], check=True)
+
+
+def test_shellcheck_finds_nothing_in_the_golden_scripts() -> None:
+    scripts = [str(golden.with_suffix(".sbatch")) for golden in GOLDENS]
+    found = subprocess.run([SHELLCHECK, *scripts], check=False, capture_output=True, text=True)
+    assert (found.stdout, found.returncode) == ("", 0)
+
+
+def test_of_command_and_environment_nothing_is_in_the_script() -> None:
+    hostile = (GOLDEN / "hostile.sbatch").read_text()
+    minimal = (GOLDEN / "minimal.sbatch").read_text()
+    assert hostile == minimal
+
+
+# --- run ---
+
+
+@each_golden
+@pytest.mark.parametrize("code", [0, 1, 77, 200])
+def test_the_programs_exit_code_is_kept_and_is_the_scripts_own(
+    golden: Path, code: int, tmp_path: Path
+) -> None:
+    stage = staged(golden, tmp_path)
+    (stage.out / "exit").write_text(str(code))
+    assert stage.run() == code
+    assert stage.left("exit_code") == str(code)
+    assert stage.left("refused") is None
+    assert (stage.left("stdout.txt"), stage.left("stderr.txt")) == ("printed", "complained")
+
+
+@each_golden
+def test_command_and_environment_arrive_byte_for_byte(golden: Path, tmp_path: Path) -> None:
+    stage = staged(golden, tmp_path)
+    assert stage.run() == 0
+    argv = stage.seen("argv")
+    command = [word.encode() for word in stage.spec.command]
+    assert argv[-len(command) :] == command
+    assert argv[-len(command) - 1] == b"root"
+    environment = {line for line in stage.seen("environ") if not line.startswith(b"PATH=")}
+    assert environment == {b"HOME=/nonexistent"} | {
+        f"APPTAINERENV_{name}={value}".encode() for name, value in stage.spec.environment.items()
+    }
+    assert not list(tmp_path.rglob("owned"))
+
+
+@each_golden
+def test_nothing_of_the_specification_stands_before_the_container(
+    golden: Path, tmp_path: Path
+) -> None:
+    stage = staged(golden, tmp_path)
+    assert stage.run() == 0
+    before = stage.seen("argv")[: -len(stage.spec.command) - 1]
+    fixed = [word.replace(b"\0", b"") for word in before if b"--mount=" not in word]
+    assert all(word.startswith(b"--") for word in fixed if word != b"exec")
+    assert not set(before) & {word.encode() for word in stage.spec.command}
+
+
+@each_golden
+def test_what_is_traced_leaves_a_record_and_what_is_not_leaves_none(
+    golden: Path, tmp_path: Path
+) -> None:
+    stage = staged(golden, tmp_path)
+    assert stage.run() == 0
+    traced = stage.spec.trace != "off"
+    assert (stage.left("trace.zst") == "record") is traced
+    assert (stage.out / "strace").exists() is traced
+
+
+def test_the_image_is_served_from_the_offset_on(minimal: Stage) -> None:
+    assert minimal.run() == 0
+    options = minimal.seen("squashfuse")[2].decode().split(",")
+    assert options[0] == f"offset={IMAGE.squashfs_offset}"
+
+
+def test_an_empty_environment_stays_empty(minimal: Stage) -> None:
+    assert minimal.run() == 0
+    assert sorted(line.partition(b"=")[0] for line in minimal.seen("environ")) == [b"HOME", b"PATH"]
+
+
+def test_a_second_job_in_the_same_context_does_nothing(minimal: Stage) -> None:
+    (minimal.out / "exit").write_text("3")
+    assert minimal.run(job_id=7) == 3
+    (minimal.out / "argv").unlink()
+    assert minimal.run(job_id=8) == 75
+    assert not minimal.apptainer_was_called
+    assert minimal.left("exit_code") == "3"
+    assert (minimal.context / "claim").readlink() == Path("7")
+
+
+def test_a_job_that_is_started_again_does_nothing_either(minimal: Stage) -> None:
+    assert minimal.run(job_id=7) == 0
+    (minimal.out / "argv").unlink()
+    assert minimal.run(job_id=7) == 75
+    assert not minimal.apptainer_was_called
+
+
+def test_a_job_whose_context_is_gone_does_nothing(minimal: Stage) -> None:
+    minimal.context.rename(minimal.context.with_name("elsewhere"))
+    assert minimal.run() == 1
+    assert not minimal.apptainer_was_called
+
+
+def test_an_image_that_is_not_the_recorded_one_is_refused(minimal: Stage, tmp_path: Path) -> None:
+    (tmp_path / "image of a site's own.sif").write_bytes(b"an imagf")
+    assert minimal.run() == 78
+    assert minimal.left("refused") == "the image is not the recorded one"
+    assert minimal.left("exit_code") == "78"
+    assert not minimal.apptainer_was_called
+    assert not (minimal.out / "squashfuse").exists()
+
+
+def test_an_image_that_is_gone_is_refused(minimal: Stage, tmp_path: Path) -> None:
+    (tmp_path / "image of a site's own.sif").unlink()
+    assert minimal.run() == 78
+    assert minimal.left("refused") == "the image cannot be opened"
+    assert not minimal.apptainer_was_called
+
+
+def test_an_image_that_cannot_be_mounted_is_refused(minimal: Stage, tmp_path: Path) -> None:
+    (tmp_path / "stubs/mountpoint").write_text("#!/bin/bash\nexit 1\n")
+    (tmp_path / "stubs/squashfuse_ll").write_text("#!/bin/bash\nexit 1\n")
+    assert minimal.run() == 78
+    assert minimal.left("refused") == "the image cannot be mounted"
+    assert not minimal.apptainer_was_called
+
+
+def test_a_trace_that_cannot_be_written_is_the_sites_to_put_right(
+    minimal: Stage, tmp_path: Path
+) -> None:
+    (tmp_path / "stubs/zstd").write_text("#!/bin/bash\ncat >/dev/null\nexit 1\n")
+    assert minimal.run() == 78
+    assert minimal.left("refused") == "the trace could not be written"
+
+
+@each_golden
+def test_term_ends_the_program_at_once(golden: Path, tmp_path: Path) -> None:
+    stage = staged(golden, tmp_path)
+    (stage.out / "sleep").touch()
+    child = stage.start()
+    try:
+        deadline = time.monotonic() + 10
+        while stage.left("stderr.txt") != "complained" and time.monotonic() < deadline:
+            time.sleep(0.005)
+        began = time.monotonic()
+        child.terminate()
+        assert child.wait(10) == 143
+        assert time.monotonic() - began < 5
+        assert stage.left("exit_code") == "143"
+        deadline = time.monotonic() + 5
+        while running_below(stage.context) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert not running_below(stage.context)
+    finally:
+        end_group(child)
+
+
+def running_below(folder: Path) -> list[str]:
+    """The processes that work in a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").readlink() == folder:
+                found.append((entry / "comm").read_text())
+        except OSError:
+            continue
+    return found
