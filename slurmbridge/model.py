@@ -194,10 +194,17 @@ def parse_spec(document: str | bytes | dict[str, Any], *, form: str = "json") ->
             data = document
         else:
             text = document.decode() if isinstance(document, bytes) else document
-            data = tomllib.loads(text) if form == "toml" else json.loads(text, object_pairs_hook=_no_duplicates)
+            data = (
+                tomllib.loads(text)
+                if form == "toml"
+                else json.loads(text, object_pairs_hook=_no_duplicates)
+            )
         return ProcessSpec.model_validate_json(json.dumps(data, ensure_ascii=False).encode())
     except ValidationError as error:
-        fields = tuple(_readable(detail) for detail in error.errors(include_url=False))
+        details = error.errors(include_url=False)
+        # pydantic also tells of the whole what follows from its part.
+        above = {detail["loc"][:end] for detail in details for end in range(1, len(detail["loc"]))}
+        fields = tuple(_readable(detail) for detail in details if detail["loc"] not in above)
         raise InvalidProcess("; ".join(_sentence(*field) for field in fields), fields) from None
     except UnicodeError:
         raise InvalidProcess("the specification is not valid UTF-8") from None

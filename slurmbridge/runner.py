@@ -1,6 +1,7 @@
 """The loop that calls the verbs: what is due when, and what happens when Slurm is silent."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -62,11 +63,16 @@ class Runner:
     def run(self, stop: Callable[[], bool]) -> None:
         """Work until told to stop."""
         log.info("runner %s starts, reaching Slurm by %s", self._status.id, self._status.transport)
+        ended = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(ended,), name="heartbeat", daemon=True)
+        beating.start()
         try:
             while not stop():
                 if not self.step():
                     time.sleep(self._cadence.idle_seconds)
         finally:
+            ended.set()
+            beating.join()
             self._scheduler.close()
             self._attempt("say goodbye", lambda: self._site.forget_runner(self._status.id))
 
@@ -77,8 +83,6 @@ class Runner:
             moved += self._look()
         if self._is_due("capability", self._cadence.capability_seconds):
             self._attempt("report the cluster", self._report_capability)
-        if self._is_due("heartbeat", HEARTBEAT_SECONDS):
-            self._attempt("say it lives", self._heartbeat)
         moved += self._attempt("collect", self._verbs.collector.collect)
         if self._status.scheduler_error is None:
             moved += self._attempt("dispatch", self._verbs.dispatcher.dispatch)
@@ -99,17 +103,23 @@ class Runner:
         if error != self._status.scheduler_error:
             log.warning("Slurm: %s", error or "answers again")
             self._status = replace(self._status, scheduler_error=error)
-            self._due.pop("heartbeat", None)
             self._due.pop("capability", None)
+            self._attempt("say it lives", self._heartbeat)
 
     def _report_capability(self) -> None:
         if self._status.scheduler_error is None:
             self._site.record_capability(self._scheduler.capability())
 
+    def _beat(self, ended: threading.Event) -> None:
+        """In a thread of its own: a silent slurmctld must not make a living Runner look dead."""
+        while True:
+            self._attempt("say it lives", self._heartbeat)
+            if ended.wait(HEARTBEAT_SECONDS):
+                return
+
     def _heartbeat(self) -> None:
         now = datetime.now(UTC)
-        self._status = replace(self._status, heartbeat_at=now)
-        self._site.heartbeat(self._status)
+        self._site.heartbeat(replace(self._status, heartbeat_at=now))
         self._site.forget_silent(now - SILENT_RUNNER_KEPT)
 
     def _is_due(self, what: str, every_seconds: float) -> bool:

@@ -15,8 +15,9 @@ find_python() {
 # Debian keeps venv in a package of its own.
 ensure_venv_module() {
     "$1" -c 'import ensurepip, venv' 2>/dev/null && return
-    [[ $EUID == 0 ]] && command -v apt-get >/dev/null ||
+    if [[ $EUID != 0 ]] || ! command -v apt-get >/dev/null; then
         fail "$1 has no venv module; install it (Debian: apt-get install python3-venv)."
+    fi
     say "installing python3-venv"
     { apt-get update && apt-get install --yes python3-venv; } >/dev/null 2>&1 ||
         fail "python3-venv could not be installed; run apt-get install python3-venv to see why."

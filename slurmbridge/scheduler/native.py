@@ -105,7 +105,7 @@ class NativeScheduler:
                 for _ in range(answers):
                     yield json.loads(next(lines))
             except ShellUnavailable as error:
-                raise SchedulerUnavailable(f"pyslurm's process was lost: {error}") from error
+                raise SchedulerUnavailable(f"Slurm did not answer pyslurm: {error}") from error
             except ValueError as error:
                 self._child.kill()
                 raise ReplyUnreadable("pyslurm's process answered with no JSON") from error

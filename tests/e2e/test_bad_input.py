@@ -23,12 +23,12 @@ def http(url: str, token: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def nothing_happens(bridge: Cluster, http: httpx.Client) -> Iterator[None]:
-    """The newest Process and the jobs that Slurm knows are the same before and after."""
+    """The newest Process and the newest job are the same before and after."""
 
-    def known() -> tuple[object, str]:
+    def known() -> tuple[list[str], int]:
         newest = http.get("/v1/processes", params={"limit": 1}).json()["processes"]
         jobs = bridge.must("bridge", "squeue", "--me", "--states=all", "-ho", "%i")
-        return [process["id"] for process in newest], jobs
+        return [process["id"] for process in newest], max(map(int, jobs.split()), default=0)
 
     before = known()
     yield
@@ -91,10 +91,10 @@ def test_a_body_of_ten_megabytes_is_refused(http: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("nothing_happens")
-@pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer ", "Basic eDp5", "Bearer \xff"])
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer", "Basic eDp5"])
 def test_without_a_known_token_nothing_is_accepted(url: str, header: str | None) -> None:
-    headers = [("Authorization", header.encode("latin-1"))] if header is not None else []
-    answer = httpx.post(f"{url}/v1/processes", json=GOOD, headers=dict(headers))
+    headers = {"Authorization": header} if header is not None else {}
+    answer = httpx.post(f"{url}/v1/processes", json=GOOD, headers=headers)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     assert answer.json()["code"] == "unauthenticated"

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from slurmbridge.client import Client
+from slurmbridge.errors import BridgeUnreachable
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import parse_spec
 from tests.e2e.conftest import SMALL
@@ -17,12 +18,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
 @contextmanager
 def slurmctld_gone(cluster: Cluster) -> Iterator[None]:
     """slurmctld killed; its host starts it again when its supervisor goes on."""
-    supervisor = cluster.must("controller", "pgrep", "-of", "start controller", user="root").strip()
-    loops = cluster.must("controller", "pgrep", "-P", supervisor, user="root").split()
     parent = cluster.must(
         "controller", "sh", "-c", "ps -o ppid= -p $(pgrep -x slurmctld)", user="root"
     ).strip()
-    assert parent in loops
     cluster.must("controller", "kill", "-STOP", parent, user="root")
     cluster.must("controller", "pkill", "-KILL", "-x", "slurmctld", user="root")
     try:
@@ -37,8 +35,8 @@ def slurmctld_gone(cluster: Cluster) -> Iterator[None]:
 
 def test_without_slurmctld_processes_are_accepted_and_wait(bridge: Cluster, client: Client) -> None:
     with slurmctld_gone(bridge):
-        problems = until("problem", client.problems)
-        assert "Slurm" in problems[0]
+        problem = until("problem", lambda: " ".join(client.problems()))
+        assert "Slurm" in problem
         process = client.submit(parse_spec({**SMALL, "command": ["true"]}))
         assert client.get(process.id).state is ProcessState.QUEUED
     ended = client.wait(process.id, timeout_seconds=90, poll_seconds=0.2)
@@ -64,5 +62,5 @@ def test_a_killed_runner_is_replaced_and_its_processes_end_once(
 def _answers(client: Client) -> bool:
     try:
         return client.ready()
-    except Exception:  # noqa: BLE001 (it is being restarted; how it fails does not matter)
+    except BridgeUnreachable:
         return False

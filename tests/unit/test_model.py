@@ -71,7 +71,8 @@ def test_an_unknown_field_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SLURM_JOB_ID", "APPTAINER_BIND", "SINGULARITY_X", "LD_PRELOAD", "PATH", "a-b", "1X", ""]
+    "name",
+    ["SLURM_JOB_ID", "APPTAINER_BIND", "SINGULARITY_X", "LD_PRELOAD", "PATH", "a-b", "1X", ""],
 )
 def test_variables_of_the_platform_cannot_be_declared(name: str) -> None:
     assert "environment" in refused(environment={name: "x"})
