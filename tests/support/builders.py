@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,29 @@ def write_goldens() -> None:
         specification.with_suffix(".sbatch").write_text(golden_script(specification))
 
 
+@cache
+def _migrated() -> bytes:
+    # Migrations take longer than most tests, so that they run once.
+    database = Database("sqlite://")
+    database.migrate()
+    content: bytes = _driver(database).serialize()
+    database.close()
+    return content
+
+
+def _driver(database: Database) -> Any:
+    # In memory there is one connection, which the pool keeps.
+    with database.engine.connect() as connection:
+        return connection.connection.driver_connection
+
+
+def fresh_database() -> Database:
+    """A database in memory with the schema and nothing else."""
+    database = Database("sqlite://")
+    _driver(database).deserialize(_migrated())
+    return database
+
+
 class Listed(Mapping[str, Path]):
     """Data Stores that tell before each use of one: a test can act in the midst of staging."""
 
@@ -83,8 +107,7 @@ class Bridge:
             (self.root / name).mkdir()
         self.clock, self.advance = hand_clock(START)
         self.slurm = FakeScheduler(CAPABILITY, clock=self.clock)
-        self.database = Database("sqlite://")
-        self.database.migrate()
+        self.database = fresh_database()
         ImageStore(self.database).record(IMAGE)
         self.processes = ProcessStore(self.database)
         numbers = count(1)

@@ -113,8 +113,8 @@ def end_group(child: "subprocess.Popen[bytes]") -> None:
 
 def staged(golden: Path, root: Path) -> Stage:
     out, stubs, contexts = root / "out", root / "stubs", root / "contexts"
-    for folder in (out, stubs, contexts):
-        folder.mkdir()
+    for new in (out, stubs, contexts):
+        new.mkdir()
     for name, body in STUBS.items():
         stub = stubs / name
         stub.write_text(f"#!/bin/bash\nout={out}\n{body}")

@@ -1,0 +1,623 @@
+"""The database: schema, claims, moves, events, logs, and that half of a transaction is nothing."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import SQLAlchemyError, StatementError
+from sqlmodel import SQLModel
+
+from slurmbridge.errors import (
+    DatabaseUnavailable,
+    IllegalTransition,
+    SlurmBridgeError,
+    UnknownImage,
+    UnknownProcess,
+)
+from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, is_legal
+from slurmbridge.model import Image
+from slurmbridge.store import (
+    Change,
+    Database,
+    ImageStore,
+    ProcessStore,
+    RunnerStatus,
+    SiteStore,
+    TokenStore,
+)
+from tests.support.builders import fresh_database
+from tests.support.specs import CAPABILITY, IMAGE, START, process_id, spec
+
+LEASE = timedelta(minutes=5)
+ONE, TWO, THREE = process_id(1), process_id(2), process_id(3)
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    opened = fresh_database()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(database: Database) -> ProcessStore:
+    return ProcessStore(database)
+
+
+def add(store: ProcessStore, *ids: str, now: datetime = START, **changes: Any) -> None:
+    store.add([(one, spec(**changes)) for one in ids], by="tester", now=now)
+
+
+def change(
+    wanted: str,
+    before: ProcessState = ProcessState.QUEUED,
+    after: ProcessState = ProcessState.RUNNING,
+    phase: Phase = Phase.SUBMITTED,
+    **values: Any,
+) -> Change:
+    return Change(wanted, before, after, phase, "test", f"{before} to {after}", values)
+
+
+def move(store: ProcessStore, *changes: Change, runner: str | None = None) -> frozenset[str]:
+    return store.apply(changes, runner=runner, now=START)
+
+
+def claim(
+    store: ProcessStore,
+    runner: str = "r1",
+    *,
+    phase: Phase = Phase.ACCEPTED,
+    limit: int = 10,
+    now: datetime = START,
+) -> list[str]:
+    claimed = store.claim(phase, runner=runner, limit=limit, now=now, lease=LEASE)
+    return [entry.id for entry in claimed]
+
+
+# --- schema ---
+
+
+def tables(database: Database) -> set[str]:
+    return set(inspect(database.engine).get_table_names())
+
+
+def test_migrations_go_up_and_down_and_up_again(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/test.db")
+    database.migrate()
+    above = tables(database)
+    assert set(SQLModel.metadata.tables) <= above
+    database.downgrade("base")
+    assert tables(database) == {"alembic_version"}
+    database.migrate()
+    assert tables(database) == above
+    database.check_schema()
+    database.close()
+
+
+def test_migrating_twice_changes_nothing(database: Database, store: ProcessStore) -> None:
+    add(store, ONE)
+    database.migrate()
+    assert store.get(ONE).id == ONE
+
+
+def test_the_migrations_make_what_the_models_say(database: Database) -> None:
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": False})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_the_migrations_make_columns_of_the_kinds_that_the_models_say(database: Database) -> None:
+    inspector = inspect(database.engine)
+    for name, table in SQLModel.metadata.tables.items():
+        made = {column["name"]: column["type"] for column in inspector.get_columns(name)}
+        for column in table.columns:
+            wanted = column.type.compile(database.engine.dialect)
+            assert made[column.name].compile(database.engine.dialect) == wanted, column
+
+
+def test_a_database_without_a_schema_is_refused_with_what_to_do() -> None:
+    empty = Database("sqlite://")
+    with pytest.raises(DatabaseUnavailable, match="slurmbridge config migrate"):
+        empty.check_schema()
+    empty.close()
+
+
+def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/missing/test.db")
+    with pytest.raises(DatabaseUnavailable):
+        database.migrate()
+    with pytest.raises(DatabaseUnavailable):
+        ProcessStore(database).get(ONE)
+    database.close()
+
+
+def test_a_transaction_that_raises_leaves_nothing(database: Database, store: ProcessStore) -> None:
+    add(store, ONE)
+    with contextlib.suppress(RuntimeError), database.write() as connection:
+        connection.execute(text("delete from process_event"))
+        connection.execute(text("delete from process"))
+        raise RuntimeError
+    assert store.get(ONE).id == ONE
+    assert len(store.events(ONE)) == 1
+
+
+def test_a_file_keeps_what_was_written(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/test.db"
+    first = Database(url)
+    first.migrate()
+    add(ProcessStore(first), ONE)
+    first.close()
+    second = Database(url)
+    assert ProcessStore(second).get(ONE).submitted_by == "tester"
+    second.close()
+
+
+def test_several_runners_write_to_one_file_at_the_same_time(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/test.db"
+    first = Database(url)
+    first.migrate()
+    ids = [process_id(number) for number in range(40)]
+    add(ProcessStore(first), *ids)
+    databases = [Database(url) for _ in range(4)]
+
+    def work(number: int) -> list[str]:
+        store = ProcessStore(databases[number])
+        taken: list[str] = []
+        while got := claim(store, f"r{number}", limit=3):
+            taken += got
+            assert not move(store, *(change(one) for one in got), runner=f"r{number}")
+        return taken
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [one for got in pool.map(work, range(4)) for one in got]
+    assert sorted(taken) == ids
+    for opened in [first, *databases]:
+        opened.close()
+
+
+# --- accept ---
+
+
+def test_what_was_accepted_is_read_back_as_it_was(store: ProcessStore) -> None:
+    wanted = spec(
+        command=["a", "\n", "ü😀"],
+        environment={"A": "'\""},
+        labels={"x/y.z": "1"},
+        inputs=[{"source": "data:a", "target": "b"}],
+        resources={"memory_mib": 64},
+    )
+    store.add([(ONE, wanted)], by="tester", now=START)
+    process = store.get(ONE)
+    assert process.spec == wanted
+    assert (process.state, process.job_name) == (ProcessState.QUEUED, f"sb-{ONE}")
+    assert (process.created_at, process.outputs, process.cancel_requested) == (START, (), False)
+
+
+def test_of_several_all_are_accepted_or_none(store: ProcessStore) -> None:
+    add(store, TWO)
+    with pytest.raises(SQLAlchemyError):
+        add(store, ONE, TWO)
+    with pytest.raises(UnknownProcess):
+        store.get(ONE)
+    assert store.count_open() == 1
+
+
+def test_a_process_that_is_not_there_is_unknown_to_every_question(store: ProcessStore) -> None:
+    for ask in (
+        lambda: store.get(ONE),
+        lambda: store.events(ONE),
+        lambda: store.script(ONE),
+        lambda: store.log(ONE, "stdout", offset=0, limit=1),
+        lambda: store.request_cancel(ONE, by="x", now=START),
+    ):
+        with pytest.raises(UnknownProcess, match=ONE):
+            ask()
+
+
+# --- claims ---
+
+
+def test_the_oldest_is_claimed_first_and_each_once(store: ProcessStore) -> None:
+    add(store, TWO, now=START)
+    add(store, ONE, now=START + timedelta(seconds=1))
+    assert claim(store, limit=1) == [TWO]
+    assert claim(store, "r2") == [ONE]
+    assert claim(store, "r3") == []
+
+
+def test_only_the_phase_that_is_asked_for_is_claimed(store: ProcessStore) -> None:
+    add(store, ONE)
+    for phase in set(Phase) - {Phase.ACCEPTED}:
+        assert claim(store, phase=phase) == []
+
+
+def test_an_expired_lease_is_taken_over_and_the_first_holder_has_lost(store: ProcessStore) -> None:
+    add(store, ONE)
+    assert claim(store, "r1") == [ONE]
+    assert claim(store, "r2", now=START + LEASE) == []
+    assert claim(store, "r2", now=START + LEASE + timedelta(seconds=1)) == [ONE]
+    assert move(store, change(ONE), runner="r1") == {ONE}
+    assert move(store, change(ONE), runner="r2") == frozenset()
+
+
+def test_what_shall_wait_is_not_claimed_before_its_time(store: ProcessStore) -> None:
+    add(store, ONE)
+    later = START + timedelta(seconds=30)
+    move(store, change(ONE, after=ProcessState.QUEUED, phase=Phase.ACCEPTED, not_before=later))
+    assert claim(store, now=later - timedelta(seconds=1)) == []
+    assert claim(store, now=later) == [ONE]
+
+
+def test_a_claim_tells_what_is_needed_to_act(store: ProcessStore) -> None:
+    add(store, ONE)
+    [claimed] = store.claim(Phase.ACCEPTED, runner="r1", limit=1, now=START, lease=LEASE)
+    assert (claimed.id, claimed.state, claimed.phase) == (ONE, ProcessState.QUEUED, Phase.ACCEPTED)
+    assert claimed.spec == spec()
+    assert (claimed.job_id, claimed.intended_at, claimed.cancel_requested) == (None, None, False)
+
+
+# --- moves ---
+
+
+def test_a_move_writes_state_phase_values_and_one_event(store: ProcessStore) -> None:
+    add(store, ONE)
+    assert move(store, change(ONE, job_id=7, nodes="n1")) == frozenset()
+    process = store.get(ONE)
+    assert (process.state, process.job_id, process.nodes) == (ProcessState.RUNNING, 7, "n1")
+    assert [event.detail for event in store.events(ONE)] == [
+        "accepted from tester",
+        "QUEUED to RUNNING",
+    ]
+    assert [entry.id for entry in store.observed()] == [ONE]
+
+
+def test_a_lost_move_writes_nothing_not_even_an_event(store: ProcessStore) -> None:
+    add(store, ONE)
+    lost = change(ONE, ProcessState.INITIALIZING, ProcessState.RUNNING, job_id=7)
+    assert move(store, lost) == {ONE}
+    assert (store.get(ONE).state, store.get(ONE).job_id) == (ProcessState.QUEUED, None)
+    assert len(store.events(ONE)) == 1
+
+
+def test_one_lost_move_does_not_keep_back_the_others(store: ProcessStore) -> None:
+    add(store, ONE, TWO, THREE)
+    move(store, change(TWO, after=ProcessState.UNKNOWN))
+    lost = move(store, change(ONE), change(TWO), change(THREE, job_id=3))
+    assert lost == {TWO}
+    assert [store.get(one).state for one in (ONE, TWO, THREE)] == [
+        ProcessState.RUNNING,
+        ProcessState.UNKNOWN,
+        ProcessState.RUNNING,
+    ]
+    assert [len(store.events(one)) for one in (ONE, TWO, THREE)] == [2, 2, 2]
+
+
+def test_a_move_by_a_runner_that_does_not_hold_the_process_is_lost(store: ProcessStore) -> None:
+    add(store, ONE)
+    assert move(store, change(ONE), runner="r1") == {ONE}
+    claim(store, "r2")
+    assert move(store, change(ONE), runner="r1") == {ONE}
+    assert store.get(ONE).state is ProcessState.QUEUED
+
+
+def test_a_hold_ends_with_a_move_unless_it_is_prolonged(store: ProcessStore) -> None:
+    add(store, ONE)
+    claim(store, "r1")
+    holder = {"claimed_by": "r1", "claimed_until": START + 2 * LEASE}
+    same = (ProcessState.QUEUED, ProcessState.QUEUED, Phase.ACCEPTED)
+    assert not move(store, change(ONE, *same, **holder), runner="r1")
+    assert claim(store, "r2", now=START + LEASE + timedelta(seconds=1)) == []
+    assert not move(store, change(ONE, *same), runner="r1")
+    assert claim(store, "r2") == [ONE]
+
+
+def test_changes_with_different_values_go_together(store: ProcessStore) -> None:
+    add(store, ONE, TWO, THREE)
+    changes = [change(ONE, job_id=1), change(TWO, nodes="n2"), change(THREE, job_id=3, nodes="n3")]
+    assert move(store, *changes) == frozenset()
+    found = [(store.get(one).job_id, store.get(one).nodes) for one in (ONE, TWO, THREE)]
+    assert found == [(1, None), (None, "n2"), (3, "n3")]
+
+
+def test_no_changes_need_no_transaction(database: Database, store: ProcessStore) -> None:
+    database.close()
+    assert move(store) == frozenset()
+
+
+@pytest.mark.parametrize("before", ProcessState)
+def test_a_move_is_written_exactly_when_it_is_legal(
+    store: ProcessStore, before: ProcessState
+) -> None:
+    for number, after in enumerate(ProcessState):
+        one = process_id(number)
+        add(store, one)
+        move(store, change(one, after=before))
+        events = len(store.events(one))
+        if before is after or is_legal(before, after):
+            assert not move(store, change(one, before, after))
+            assert store.get(one).state is after
+            continue
+        with pytest.raises(IllegalTransition):
+            move(store, change(one, before, after))
+        assert store.get(one).state is before
+        assert len(store.events(one)) == events
+
+
+@pytest.mark.parametrize("final", sorted(FINAL_STATES))
+def test_what_has_ended_is_moved_by_nobody(store: ProcessStore, final: ProcessState) -> None:
+    add(store, ONE)
+    move(store, change(ONE, after=final, phase=Phase.DONE))
+    for before in set(ProcessState) - FINAL_STATES:
+        assert move(store, change(ONE, before, before)) == {ONE}
+    for phase in Phase:
+        if phase is not Phase.DONE:
+            assert claim(store, phase=phase) == []
+    assert store.count_open() == 0
+
+
+def test_events_are_told_in_the_order_in_which_they_were_written(store: ProcessStore) -> None:
+    add(store, ONE, TWO)
+    for number in range(5):
+        now = START - timedelta(seconds=number)  # a clock that is set back changes no order
+        same = Change(
+            ONE, ProcessState.QUEUED, ProcessState.QUEUED, Phase.ACCEPTED, "test", str(number)
+        )
+        store.apply([same], runner=None, now=now)
+    assert [event.detail for event in store.events(ONE)][1:] == ["0", "1", "2", "3", "4"]
+    assert len(store.events(TWO)) == 1
+
+
+def test_values_can_be_noted_without_an_event_and_by_the_holder_alone(store: ProcessStore) -> None:
+    add(store, ONE, TWO)
+    claim(store, "r1", limit=1)
+    store.note([ONE, TWO], {"reason": "x"}, runner="r1")
+    assert (store.get(ONE).reason, store.get(TWO).reason) == ("x", None)
+    store.note([TWO], {"reason": "y"})
+    assert store.get(TWO).reason == "y"
+    assert len(store.events(ONE)) == 1
+
+
+# --- cancel ---
+
+
+def test_what_nothing_was_done_for_is_canceled_at_once(store: ProcessStore) -> None:
+    add(store, ONE)
+    process = store.request_cancel(ONE, by="alice", now=START)
+    assert (process.state, process.ended_at) == (ProcessState.CANCELED, START)
+    assert process.cancel_requested
+    assert claim(store) == []
+    assert store.events(ONE)[-1].state is ProcessState.CANCELED
+
+
+def test_what_a_runner_holds_is_canceled_by_the_runner(store: ProcessStore) -> None:
+    add(store, ONE)
+    claim(store, "r1")
+    process = store.request_cancel(ONE, by="alice", now=START)
+    assert (process.state, process.cancel_requested) == (ProcessState.QUEUED, True)
+    assert store.events(ONE)[-1].detail == "cancel requested by alice"
+    assert not move(store, change(ONE), runner="r1")
+
+
+@pytest.mark.parametrize("phase", [Phase.SUBMITTING, Phase.SUBMITTED, Phase.COLLECTING])
+def test_what_slurm_may_know_is_not_canceled_by_a_row_alone(
+    store: ProcessStore, phase: Phase
+) -> None:
+    add(store, ONE)
+    move(store, change(ONE, phase=phase))
+    process = store.request_cancel(ONE, by="alice", now=START)
+    assert (process.state, process.cancel_requested) == (ProcessState.RUNNING, True)
+
+
+def test_a_second_cancel_is_no_error(store: ProcessStore) -> None:
+    add(store, ONE)
+    store.request_cancel(ONE, by="alice", now=START)
+    assert store.request_cancel(ONE, by="alice", now=START).state is ProcessState.CANCELED
+    assert len(store.events(ONE)) == 2
+
+
+@pytest.mark.parametrize("final", sorted(FINAL_STATES - {ProcessState.CANCELED}))
+def test_what_has_ended_otherwise_cannot_be_canceled(
+    store: ProcessStore, final: ProcessState
+) -> None:
+    add(store, ONE)
+    move(store, change(ONE, after=final, phase=Phase.DONE))
+    with pytest.raises(IllegalTransition, match=f"already ended as {final}"):
+        store.request_cancel(ONE, by="alice", now=START)
+    assert not store.get(ONE).cancel_requested
+
+
+# --- pages ---
+
+
+def listed(store: ProcessStore, **question: Any) -> list[str]:
+    return [process.id for process in store.page(**{"limit": 100, **question})]
+
+
+def test_pages_show_the_newest_first_and_follow_each_other(store: ProcessStore) -> None:
+    ids = [process_id(number) for number in range(5)]
+    add(store, *ids)
+    assert listed(store, limit=2) == [ids[4], ids[3]]
+    assert listed(store, limit=2, before=ids[3]) == [ids[2], ids[1]]
+    assert listed(store, limit=2, before=ids[0]) == []
+
+
+def test_pages_can_be_of_some_states(store: ProcessStore) -> None:
+    add(store, ONE, TWO, THREE)
+    move(store, change(TWO), change(THREE, after=ProcessState.UNKNOWN))
+    assert listed(store, states=[ProcessState.RUNNING]) == [TWO]
+    assert listed(store, states=[ProcessState.RUNNING, ProcessState.UNKNOWN]) == [THREE, TWO]
+
+
+@pytest.mark.parametrize("key", ["project", "org.example/project", "0", "a-b", "A_b"])
+def test_pages_can_be_of_one_label(store: ProcessStore, key: str) -> None:
+    values = ["x", "", "it's", '"', "ü", "100%", "1", "true", "a\nb"]
+    for number, value in enumerate(values):
+        add(store, process_id(2 * number), labels={key: value})
+        add(store, process_id(2 * number + 1), labels={f"{key}x": value})
+    for number, value in enumerate(values):
+        assert listed(store, label=(key, value)) == [process_id(2 * number)]
+
+
+# --- moments ---
+
+
+def test_a_moment_in_another_zone_is_the_same_moment_in_utc(store: ProcessStore) -> None:
+    summer = datetime(2026, 7, 1, 14, 30, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
+    add(store, ONE, now=summer)
+    found = store.get(ONE).created_at
+    assert found == summer
+    assert found.tzinfo is UTC
+    assert found.isoformat() == "2026-07-01T12:30:00.123456+00:00"
+
+
+def test_a_moment_without_a_zone_is_refused(store: ProcessStore) -> None:
+    with pytest.raises(StatementError, match="a moment without a zone"):
+        add(store, ONE, now=datetime(2026, 7, 1))
+    with pytest.raises(UnknownProcess):
+        store.get(ONE)
+
+
+# --- logs ---
+
+
+def keep(store: ProcessStore, *chunks: tuple[int, bytes], stream: str = "stdout") -> None:
+    store.add_log([(ONE, stream, offset, data) for offset, data in chunks])
+
+
+def test_a_log_is_read_across_its_chunks_from_any_offset_on(store: ProcessStore) -> None:
+    add(store, ONE)
+    keep(store, (0, b"0123"), (4, b"45"), (6, b"6789"))
+    keep(store, (0, b"error"), stream="stderr")
+    whole = b"0123456789"
+    for offset in range(12):
+        for limit in (1, 3, 100):
+            found = store.log(ONE, "stdout", offset=offset, limit=limit)
+            assert found == whole[offset : offset + limit]
+    assert store.log(ONE, "job", offset=0, limit=10) == b""
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.binary(min_size=1, max_size=5), max_size=6), st.integers(0, 30), st.integers(1, 30)
+)
+def test_any_log_is_what_was_printed(pieces: Sequence[bytes], offset: int, limit: int) -> None:
+    database = fresh_database()
+    store = ProcessStore(database)
+    add(store, ONE)
+    position = 0
+    for piece in pieces:
+        keep(store, (position, piece))
+        position += len(piece)
+    whole = b"".join(pieces)
+    assert store.log(ONE, "stdout", offset=offset, limit=limit) == whole[offset : offset + limit]
+    assert store.log_sizes([ONE]).get((ONE, "stdout"), 0) == len(whole)
+    database.close()
+
+
+def test_the_size_of_a_log_is_told_for_each_stream(store: ProcessStore) -> None:
+    add(store, ONE, TWO)
+    keep(store, (0, b"abc"), (3, b"d"))
+    keep(store, (0, b"\0\xff"), stream="stderr")
+    assert store.log_sizes([ONE, TWO]) == {(ONE, "stdout"): 4, (ONE, "stderr"): 2}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="processes.py add_log: two Runners that keep one log end by IntegrityError"
+)
+def test_two_runners_that_keep_the_same_log_do_not_end_by_it(store: ProcessStore) -> None:
+    add(store, ONE)
+    keep(store, (0, b"abc"))
+    with contextlib.suppress(SlurmBridgeError):
+        keep(store, (0, b"abcd"))
+    keep(store, (4, b"e"))
+    assert store.log(ONE, "stdout", offset=0, limit=10)[:3] == b"abc"
+
+
+# --- images, tokens, the site ---
+
+
+def image(sha256: str, built_at: datetime, name: str = "python", definition: str = "d") -> Image:
+    return IMAGE.model_copy(
+        update={
+            "name": name,
+            "sha256": sha256,
+            "built_at": built_at,
+            "definition_sha256": definition,
+        }
+    )
+
+
+def test_the_latest_image_of_a_name_is_the_one_that_runs(database: Database) -> None:
+    images = ImageStore(database)
+    old, new = image("a", START), image("b", START + LEASE)
+    for entry in (new, old, image("c", START + 2 * LEASE, name="r")):
+        images.record(entry)
+    assert images.get("python") == new
+    images.record(image("a", START + 3 * LEASE))
+    assert images.get("python").sha256 == "a"
+    assert len(images.all()) == 3
+
+
+def test_an_image_that_is_not_recorded_is_unknown_and_the_others_are_named(
+    database: Database,
+) -> None:
+    images = ImageStore(database)
+    with pytest.raises(UnknownImage, match="recorded: none"):
+        images.get("julia")
+    images.record(IMAGE)
+    with pytest.raises(UnknownImage, match="recorded: python"):
+        images.get("julia")
+
+
+def test_an_image_is_found_by_its_definition(database: Database) -> None:
+    images = ImageStore(database)
+    images.record(image("a", START, definition="x"))
+    found = images.built_from("python", "x")
+    assert found is not None
+    assert found.sha256 == "a"
+    assert images.built_from("python", "y") is None
+    assert images.built_from("r", "x") is None
+
+
+def test_a_new_token_ends_the_earlier_one_of_its_name(database: Database) -> None:
+    tokens = TokenStore(database)
+    tokens.add("alice", "1", now=START)
+    tokens.add("alice", "2", now=START)
+    tokens.add("bob", "3", now=START)
+    assert [tokens.name_of(sha256) for sha256 in "123"] == [None, "alice", "bob"]
+    assert [name for name, _ in tokens.all()] == ["alice", "bob"]
+    assert tokens.remove("alice")
+    assert not tokens.remove("alice")
+    assert tokens.name_of("2") is None
+
+
+def test_runners_are_known_while_they_are_heard_of(database: Database) -> None:
+    site = SiteStore(database)
+    early = RunnerStatus("r1", "h", "fake", START, None)
+    late = RunnerStatus("r2", "h", "fake", START + LEASE, "Slurm is silent")
+    for status in (early, late, early):
+        site.heartbeat(status)
+    assert site.runners(since=START) == [late, early]
+    assert site.runners(since=START + LEASE) == [late]
+    site.forget_silent(START + LEASE)
+    assert site.runners(since=START) == [late]
+    site.forget_runner("r2")
+    assert site.runners(since=START) == []
+
+
+def test_of_a_cluster_the_last_report_counts(database: Database) -> None:
+    site = SiteStore(database)
+    assert site.capability() is None
+    site.record_capability(CAPABILITY.model_copy(update={"observed_at": START}))
+    later = CAPABILITY.model_copy(update={"observed_at": START + LEASE, "accounts": ("other",)})
+    site.record_capability(later)
+    assert site.capability() == later
