@@ -53,7 +53,7 @@ class Runner:
         status: RunnerStatus,
         cadence: Cadence,
     ) -> None:
-        self._verbs = verbs
+        self.verbs = verbs
         self._scheduler = scheduler
         self._site = site
         self._status = status
@@ -83,21 +83,21 @@ class Runner:
             moved += self._look()
         if self._is_due("capability", self._cadence.capability_seconds):
             self._attempt("report the cluster", self._report_capability)
-        moved += self._attempt("collect", self._verbs.collector.collect)
+        moved += self._attempt("collect", self.verbs.collector.collect)
         if self._status.scheduler_error is None:
-            moved += self._attempt("dispatch", self._verbs.dispatcher.dispatch)
+            moved += self._attempt("dispatch", self.verbs.dispatcher.dispatch)
         return moved
 
     def _look(self) -> int:
         try:
-            still_open = self._verbs.observer.observe()
+            still_open = self.verbs.observer.observe()
         except SlurmBridgeError as error:
             self._reached(str(error))
             return 0
         self._reached(None)
         running = [row.id for row in still_open if row.state is ProcessState.RUNNING]
-        self._attempt("keep logs", lambda: self._verbs.logs.keep(running))
-        return self._attempt("recover", self._verbs.recoverer.recover)
+        self._attempt("keep logs", lambda: self.verbs.logs.keep(running))
+        return self._attempt("recover", self.verbs.recoverer.recover)
 
     def _reached(self, error: str | None) -> None:
         if error != self._status.scheduler_error:

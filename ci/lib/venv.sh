@@ -27,7 +27,8 @@ ensure_venv_module() {
 ensure_venv() {
     local root=$1 python stamp
     venv=$root/.venv
-    stamp=$(sha256sum "$root/ci/requirements-dev.lock" "$root/pyproject.toml" | sha256sum)
+    # The folder stands in the environment's own scripts, so a moved checkout needs a new one.
+    stamp=$({ printf '%s\n' "$root" && cat "$root/ci/requirements-dev.lock"; } | sha256sum)
     [[ $(cat "$venv/stamp" 2>/dev/null) == "$stamp" && -x $venv/bin/python ]] && return
     python=$(find_python)
     ensure_venv_module "$python"
