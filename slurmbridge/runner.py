@@ -83,6 +83,7 @@ class Runner:
             moved += self._look()
         if self._is_due("capability", self._cadence.capability_seconds):
             self._attempt("report the cluster", self._report_capability)
+            self._attempt("sweep", self.verbs.collector.sweep)
         moved += self._attempt("collect", self.verbs.collector.collect)
         if self._status.scheduler_error is None:
             moved += self._attempt("dispatch", self.verbs.dispatcher.dispatch)

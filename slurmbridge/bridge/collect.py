@@ -1,5 +1,6 @@
 """From an ended job to a final state: outputs carried, verdict found, context destroyed."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,11 +8,12 @@ from pathlib import Path
 
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.context.folder import Carried, ContextFolder, Left
-from slurmbridge.context.tree import Bounds, TooMuch
+from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import StagingFailed
 from slurmbridge.lifecycle import Phase, ProcessState, SlurmState, classify, read_status
 from slurmbridge.store import Change, Claimed, ProcessStore
 
+log = logging.getLogger(__name__)
 # What an end means to the person who must act.
 _REASONS: dict[SlurmState, str] = {
     SlurmState.CANCELLED: "it was canceled",
@@ -74,6 +76,14 @@ class CollectRules:
     retry: timedelta
 
 
+def remove(folder: ContextFolder) -> None:
+    """Destroy a context; what cannot be removed now is swept later."""
+    try:
+        folder.remove()
+    except StagingFailed as error:
+        log.warning("%s: %s", folder.path, error)
+
+
 class Collector:
     """Takes Processes whose job has ended."""
 
@@ -101,12 +111,28 @@ class Collector:
             lease=rules.lease,
         )
         for entry in claimed:
-            change = self._collect_one(entry)
-            lost = self._processes.apply([change], runner=rules.runner, now=self._clock())
-            if change.phase is Phase.DONE and not lost:
-                # Last: until the end is durable, everything can be read again.
-                ContextFolder(rules.contexts, entry.id).remove()
+            self._finish(entry)
         return len(claimed)
+
+    def _finish(self, entry: Claimed) -> None:
+        try:
+            change = self._collect_one(entry)
+        except Exception:
+            # What one program leaves must not end the work for all others.
+            log.exception("collecting Process %s failed", entry.id)
+            change = self._again(entry, "collecting failed by a mistake of the bridge; see its log")
+        lost = self._processes.apply([change], runner=self._rules.runner, now=self._clock())
+        if change.phase is Phase.DONE and not lost:
+            # Last: until the end is durable, everything can be read again.
+            remove(ContextFolder(self._rules.contexts, entry.id))
+
+    def sweep(self) -> int:
+        """Remove contexts that outlived their Process, as when a Runner died in between."""
+        names = [path.name for path in self._rules.contexts.iterdir()]
+        ended = self._processes.ended(names)
+        for process_id in ended:
+            remove(ContextFolder(self._rules.contexts, process_id))
+        return len(ended)
 
     def _collect_one(self, entry: Claimed) -> Change:
         folder = ContextFolder(self._rules.contexts, entry.id)
@@ -115,16 +141,18 @@ class Collector:
         try:
             self._logs.keep([entry.id])
             carried = folder.carry_out(target, self._rules.output)
-        except TooMuch as error:
-            carried = Carried((), ())
-            reason = f"its outputs are too large to be carried: {error}"
-            verdict = Verdict(ProcessState.EXECUTOR_ERROR, verdict.exit_code, reason)
         except StagingFailed as error:
-            values = {"not_before": self._clock() + self._rules.retry, "reason": str(error)}
-            return Change(
-                entry.id, entry.state, entry.state, Phase.COLLECTING, "runner", str(error), values
-            )
+            return self._again(entry, str(error))
+        if carried.too_much:
+            reason = f"its outputs are too much to be carried: {carried.too_much}"
+            verdict = Verdict(ProcessState.EXECUTOR_ERROR, verdict.exit_code, reason)
         return self._finished(entry, verdict, carried, location)
+
+    def _again(self, entry: Claimed, detail: str) -> Change:
+        values = {"not_before": self._clock() + self._rules.retry, "reason": detail}
+        return Change(
+            entry.id, entry.state, entry.state, Phase.COLLECTING, "runner", detail, values
+        )
 
     def _finished(
         self, entry: Claimed, verdict: Verdict, carried: Carried, location: str

@@ -1,5 +1,6 @@
 """From accepted Processes to Slurm jobs: context, script, intent, submission, job id."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
+from slurmbridge.bridge.collect import remove
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.context.folder import ContextFolder
 from slurmbridge.context.tree import Bounds
@@ -14,6 +16,7 @@ from slurmbridge.errors import (
     InvalidProcess,
     SchedulerUnavailable,
     SiteError,
+    SlurmBridgeError,
     StagingFailed,
     SubmissionNotSent,
     SubmissionRefused,
@@ -24,6 +27,8 @@ from slurmbridge.model import Image
 from slurmbridge.scheduler import Scheduler, Submission, SubmitOutcome
 from slurmbridge.script import Script, words
 from slurmbridge.store import Change, Claimed, ImageStore, ProcessStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +110,28 @@ class Dispatcher:
         ready: list[Ready] = []
         failed: list[Change] = []
         for entry in claimed:
-            outcome = self._prepare_one(entry, images)
+            outcome = self._try_to_prepare(entry, images)
             if isinstance(outcome, Ready):
                 ready.append(outcome)
             else:
                 failed.append(outcome)
         self._apply(failed)
         return ready
+
+    def _try_to_prepare(self, entry: Claimed, images: Mapping[str, Image]) -> Ready | Change:
+        try:
+            return self._prepare_one(entry, images)
+        except SlurmBridgeError:
+            raise
+        except Exception:
+            # What one Process asks for must not end the work for all others.
+            log.exception("preparing Process %s failed", entry.id)
+            state = self._processes.get(entry.id).state
+            detail = "preparing failed by a mistake of the bridge; see its log"
+            folder = ContextFolder(self._rules.contexts, entry.id)
+            return self._failed(
+                replace(entry, state=state), folder, ProcessState.SYSTEM_ERROR, detail
+            )
 
     def _prepare_one(self, entry: Claimed, images: Mapping[str, Image]) -> Ready | Change:
         if entry.cancel_requested:
@@ -220,7 +240,7 @@ class Dispatcher:
     def _failed(
         self, entry: Claimed, folder: ContextFolder, state: ProcessState, detail: str
     ) -> Change:
-        folder.remove()
+        remove(folder)
         return self._ended(entry, state, detail)
 
     def _ended(self, entry: Claimed, state: ProcessState, detail: str) -> Change:

@@ -38,6 +38,8 @@ class Carried:
 
     files: tuple[Copied, ...]
     ignored: tuple[Ignored, ...]
+    # Why nothing of output/ was carried, when it was too much.
+    too_much: str | None = None
 
 
 class ContextFolder:
@@ -139,17 +141,17 @@ class ContextFolder:
         """Copy outputs, logs and trace to the new folder `target`, which appears whole or not.
 
         The program can write to output/ alone, and may have left anything there: only plain files
-        with one name are taken.
+        with one name are taken. Logs and trace are carried even when the outputs are too much.
 
         Raises:
-            TooMuch
             StagingFailed
         """
         partial = target.with_name(f".{target.name}.partial")
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o750, parents=True)
-            files, ignored = self._carry_output(partial, bounds)
+            output = self._carry_output(partial, bounds)
+            files = list(output.files)
             for name in (*LOG_FILES.values(), "trace.zst"):
                 files += self._carry_file(name, partial)
             if target.exists():
@@ -157,17 +159,21 @@ class ContextFolder:
             partial.rename(target)
         except OSError as error:
             raise StagingFailed(f"outputs could not be carried: {error.strerror}") from error
-        return Carried(tuple(files), tuple(ignored))
+        return Carried(tuple(files), output.ignored, output.too_much)
 
-    def _carry_output(self, partial: Path, bounds: Bounds) -> tuple[list[Copied], list[Ignored]]:
+    def _carry_output(self, partial: Path, bounds: Bounds) -> Carried:
         try:
             with opened(self.path, "output") as output:
                 copied, ignored = copy_tree(output, partial / "output", bounds)
         except FileNotFoundError:
-            return [], []
+            return Carried((), ())
         except NotPlain as error:
-            return [], [Ignored("output", str(error))]
-        return [Copied(f"output/{c.path}", c.size_bytes, c.sha256) for c in copied], ignored
+            return Carried((), (Ignored("output", str(error)),))
+        except TooMuch as error:
+            shutil.rmtree(partial / "output", ignore_errors=True)
+            return Carried((), (), str(error))
+        named = (Copied(f"output/{c.path}", c.size_bytes, c.sha256) for c in copied)
+        return Carried(tuple(named), tuple(ignored))
 
     def _carry_file(self, name: str, partial: Path) -> list[Copied]:
         try:

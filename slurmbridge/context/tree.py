@@ -84,17 +84,27 @@ class _Found:
     size_bytes: int
 
 
-def survey(root: int) -> tuple[list[_Found], list[Ignored]]:
-    """What lies below an open folder: plain files, and what is not one."""
-    files: list[_Found] = []
-    ignored: list[Ignored] = []
-    _survey(root, "", files, ignored)
-    return files, ignored
+class _Survey:
+    """What lies below a folder: plain files, and what is not one. Neither without bounds."""
+
+    def __init__(self, limit: int) -> None:
+        self.files: list[_Found] = []
+        self.ignored: list[Ignored] = []
+        self._limit = limit
+
+    def add(self, entry: _Found | Ignored) -> None:
+        """Note an entry. Raises TooMuch."""
+        if isinstance(entry, Ignored):
+            self.ignored.append(entry)
+        else:
+            self.files.append(entry)
+        if max(len(self.files), len(self.ignored)) > self._limit:
+            raise TooMuch(f"more than the {self._limit} files that are allowed")
 
 
-def _survey(folder: int, prefix: str, files: list[_Found], ignored: list[Ignored]) -> None:
+def _survey(folder: int, prefix: str, found: _Survey) -> None:
     if prefix.count("/") >= DEPTH_LIMIT:
-        ignored.append(Ignored(prefix, f"deeper than {DEPTH_LIMIT} folders"))
+        found.add(Ignored(_printable(prefix), f"deeper than {DEPTH_LIMIT} folders"))
         return
     with os.scandir(folder) as entries:
         names = sorted(os.fsencode(entry.name) for entry in entries)
@@ -103,15 +113,15 @@ def _survey(folder: int, prefix: str, files: list[_Found], ignored: list[Ignored
         path = prefix + name
         status = os.lstat(name, dir_fd=folder)
         if why := _why_not(name, status):
-            ignored.append(Ignored(_printable(path), why))
+            found.add(Ignored(_printable(path), why))
         elif stat.S_ISDIR(status.st_mode):
             try:
                 with _below(folder, name) as inner:
-                    _survey(inner, f"{path}/", files, ignored)
+                    _survey(inner, f"{path}/", found)
             except PermissionError:
-                ignored.append(Ignored(path, "cannot be read"))
+                found.add(Ignored(_printable(path), "cannot be read"))
         else:
-            files.append(_Found(path, status.st_size))
+            found.add(_Found(path, status.st_size))
 
 
 def _why_not(name: str, status: os.stat_result) -> str | None:
@@ -127,7 +137,9 @@ def _why_not(name: str, status: os.stat_result) -> str | None:
 
 
 def _printable(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()
+    """A name as it can be shown and stored: a terminal acts on control characters."""
+    text = path.encode("utf-8", "backslashreplace").decode()
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 @contextmanager
@@ -145,9 +157,9 @@ def copy_tree(root: int, target: Path, bounds: Bounds) -> tuple[list[Copied], li
     Raises:
         TooMuch: before the first byte when the sizes say so, or as soon as files have grown.
     """
-    files, ignored = survey(root)
-    if len(files) > bounds.files:
-        raise TooMuch(f"{len(files)} files, {bounds.files} are allowed")
+    found = _Survey(bounds.files)
+    _survey(root, "", found)
+    files, ignored = found.files, found.ignored
     if (size := sum(file.size_bytes for file in files)) > bounds.bytes:
         raise TooMuch(f"{size} bytes, {bounds.bytes} are allowed")
     target.mkdir(mode=0o750)
@@ -159,7 +171,7 @@ def copy_tree(root: int, target: Path, bounds: Bounds) -> tuple[list[Copied], li
         try:
             done = _copy_below(root, parts, target / parts, left)
         except PermissionError:
-            ignored.append(Ignored(file.path, "cannot be read"))
+            ignored.append(Ignored(_printable(file.path), "cannot be read"))
             continue
         left -= done.size_bytes
         copied.append(done)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
@@ -52,6 +54,12 @@ class Database:
         except OperationalError as error:
             raise DatabaseUnavailable(f"the database does not answer: {error.orig}") from error
 
+    def insert(self, table: Table) -> "postgresql.Insert | sqlite.Insert":
+        """An INSERT that can say what to do when the row is there already."""
+        if self.engine.dialect.name == "postgresql":
+            return postgresql.insert(table)
+        return sqlite.insert(table)
+
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to a revision; several at once wait for each other."""
         try:
@@ -73,7 +81,7 @@ class Database:
 
     def check_schema(self) -> None:
         """Raise DatabaseUnavailable unless the schema is the one that this code needs."""
-        wanted = ScriptDirectory.from_config(_alembic()).get_current_head()
+        wanted = _newest()
         with self.read() as connection:
             found = MigrationContext.configure(connection).get_current_revision()
         if found != wanted:
@@ -85,6 +93,11 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+@cache
+def _newest() -> str | None:
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
 
 
 def _alembic() -> Config:

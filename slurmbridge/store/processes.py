@@ -26,8 +26,8 @@ from slurmbridge.store.tables import LogChunkRow, ProcessEventRow, ProcessRow
 _PROCESS = ProcessRow.__table__  # type: ignore[attr-defined]
 _EVENT = ProcessEventRow.__table__  # type: ignore[attr-defined]
 _LOG = LogChunkRow.__table__  # type: ignore[attr-defined]
+_LONG = {"outputs", "outputs_ignored"}
 _SHOWN = [column for name, column in _PROCESS.columns.items() if name in Process.model_fields]
-_OPEN_STATES = [state for state in ProcessState if state not in FINAL_STATES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,11 @@ class ProcessStore:
         states: Sequence[ProcessState] = (),
         label: tuple[str, str] | None = None,
     ) -> list[Process]:
-        """Processes, newest first; those older than the id `before`."""
-        query = select(*_SHOWN).order_by(_PROCESS.c.id.desc()).limit(limit)
+        """Processes, newest first; those older than the id `before`. Without their lists of files,
+        which can be long.
+        """
+        columns = [column for column in _SHOWN if column.name not in _LONG]
+        query = select(*columns).order_by(_PROCESS.c.id.desc()).limit(limit)
         if before:
             query = query.where(_PROCESS.c.id < before)
         if states:
@@ -145,7 +148,8 @@ class ProcessStore:
             key, value = label
             query = query.where(_PROCESS.c.spec["labels"][key].as_string() == value)
         with self._database.read() as connection:
-            return [_process(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query).mappings().all()
+        return [_process({**row, "outputs": [], "outputs_ignored": []}) for row in rows]
 
     def script(self, process_id: str) -> str | None:
         """The script that was submitted, if it has been rendered."""
@@ -299,11 +303,12 @@ class ProcessStore:
         with self._database.read() as connection:
             return [Open(**row) for row in connection.execute(query).mappings()]
 
-    def count_open(self) -> int:
-        """How many Processes have not ended."""
-        query = select(func.count()).where(_PROCESS.c.state.in_(_OPEN_STATES))
+    def ended(self, process_ids: Sequence[str]) -> list[str]:
+        """Those among these ids for which nothing is left to be done."""
+        query = select(_PROCESS.c.id).where(_PROCESS.c.phase == Phase.DONE)
+        query = query.where(_PROCESS.c.id.in_(process_ids))
         with self._database.read() as connection:
-            return int(connection.execute(query).scalar_one())
+            return [row[0] for row in connection.execute(query)]
 
     def log_sizes(self, process_ids: Sequence[str]) -> dict[tuple[str, str], int]:
         """Bytes kept for each (Process, stream)."""
@@ -348,7 +353,7 @@ _CLAIMED_FIELDS = tuple(Claimed.__dataclass_fields__)
 _OPEN_FIELDS = tuple(Open.__dataclass_fields__)
 
 
-def _process(row: RowMapping) -> Process:
+def _process(row: Mapping[Any, Any]) -> Process:
     values = dict(row)
     values["spec"] = ProcessSpec.model_validate(row["spec"], strict=False)
     values["outputs"] = tuple(OutputFile(**entry) for entry in row["outputs"])

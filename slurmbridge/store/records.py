@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from slurmbridge.errors import UnknownImage
 from slurmbridge.model import ComputeCapability, Image
@@ -136,8 +135,7 @@ class SiteStore:
             "observed_at": capability.observed_at,
             "capability": capability.model_dump(mode="json"),
         }
-        postgres = self._database.engine.dialect.name == "postgresql"
-        upsert = (postgresql if postgres else sqlite).insert(_CAPABILITY).values(row)
+        upsert = self._database.insert(_CAPABILITY).values(row)
         with self._database.write() as connection:
             connection.execute(upsert.on_conflict_do_update(index_elements=["cluster"], set_=row))
 
