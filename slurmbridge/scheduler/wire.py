@@ -5,7 +5,7 @@ in them breaks nothing.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from slurmbridge.errors import (
@@ -81,19 +81,38 @@ def read_submit(reply: Reply) -> int:
 def read_queue(reply: Reply) -> list[JobReport]:
     """What squeue printed for QUEUE."""
     _must_succeed("squeue", reply)
-    return [_queue_line(line) for line in reply.stdout.splitlines() if line.strip()]
+    return _read_lines("squeue", reply.stdout, _queue_line)
 
 
-def _queue_line(line: str) -> JobReport:
-    fields = line.removesuffix("|").split("|", 7)
-    if len(fields) != 8 or not fields[0].strip().isdigit():
-        raise ReplyUnreadable(f"squeue printed a line that is not understood: {line[:200]!r}")
-    job_id, state, code, start, end, nodes, reason, name = (field.strip() for field in fields)
+def _read_lines(program: str, text: str, read: Callable[[list[str]], JobReport]) -> list[JobReport]:
+    """Lines of eight fields, the last of them free text.
+
+    A job of another origin may carry a name with a newline in it, which makes lines that mean
+    nothing. They are passed over: that a job is missing is never taken for its end. When nothing
+    can be read, the whole answer is not understood.
+    """
+    found: list[JobReport] = []
+    unreadable = ""
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                found.append(read([field.strip() for field in line.split("|", 7)]))
+            except ValueError:
+                unreadable = unreadable or line
+    if unreadable and not found:
+        raise ReplyUnreadable(
+            f"{program} printed what is not understood, beginning with {unreadable[:200]!r}"
+        )
+    return found
+
+
+def _queue_line(fields: list[str]) -> JobReport:
+    job_id, state, code, start, end, nodes, reason, name = fields
     status = read_status(state)
     exit_code, signal = _exit_pair(code)
     return JobReport(
         job_id=int(job_id),
-        job_name=name,
+        job_name=name.removesuffix("|"),
         status=status,
         reason=_text(reason),
         exit_code=exit_code,
@@ -127,26 +146,25 @@ def history(job_names: Sequence[str], since: datetime) -> tuple[str, ...]:
 def read_history(reply: Reply) -> list[JobReport]:
     """What sacct printed for `history`. The last record of a job id is its latest attempt."""
     _must_succeed("sacct", reply)
-    reports: dict[int, JobReport] = {}
-    for line in reply.stdout.splitlines():
-        fields = line.split("|", 7)
-        if len(fields) != 8 or not fields[0].isdigit():
-            raise ReplyUnreadable(f"sacct printed a line that is not understood: {line[:200]!r}")
-        job_id, state, code, start, end, nodes, reason, name = fields
-        exit_code, signal = _exit_pair(code)
-        reports[int(job_id)] = JobReport(
-            job_id=int(job_id),
-            job_name=name,
-            status=read_status(state),
-            reason=_text(reason),
-            exit_code=exit_code,
-            signal=signal,
-            nodes=_text(nodes),
-            started_at=_time(start),
-            ended_at=_time(end),
-            source="sacct",
-        )
-    return list(reports.values())
+    reports = _read_lines("sacct", reply.stdout, _history_line)
+    return list({report.job_id: report for report in reports}.values())
+
+
+def _history_line(fields: list[str]) -> JobReport:
+    job_id, state, code, start, end, nodes, reason, name = fields
+    exit_code, signal = _exit_pair(code)
+    return JobReport(
+        job_id=int(job_id),
+        job_name=name,
+        status=read_status(state),
+        reason=_text(reason),
+        exit_code=exit_code,
+        signal=signal,
+        nodes=_text(nodes),
+        started_at=_time(start),
+        ended_at=_time(end),
+        source="sacct",
+    )
 
 
 def cancel(job_ids: Iterable[int]) -> tuple[str, ...]:
@@ -248,7 +266,9 @@ def _time(text: str) -> datetime | None:
 
 def _exit_pair(text: str) -> tuple[int | None, int | None]:
     code, _, signal = text.partition(":")
-    return (int(code), int(signal) or None) if code.isdigit() and signal.isdigit() else (None, None)
+    if not (code.isdecimal() and signal.isdecimal()):
+        return None, None
+    return int(code), int(signal) or None
 
 
 def _has_started(status: SlurmStatus) -> bool:
