@@ -1,6 +1,6 @@
 """A bridge put together as wiring.py does, over a Slurm in memory, and the golden scripts."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -20,9 +20,10 @@ from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Event, Process, parse_spec
 from slurmbridge.runner import Cadence, Runner, Verbs
+from slurmbridge.scheduler import Submission, SubmitOutcome
 from slurmbridge.scheduler.fake import FakeJob, FakeScheduler, hand_clock
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
-from slurmbridge.store import Database, ImageStore, ProcessStore, RunnerStatus, SiteStore
+from slurmbridge.store import Change, Database, ImageStore, ProcessStore, RunnerStatus, SiteStore
 from tests.support.specs import CAPABILITY, IMAGE, START, process_id, spec
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -62,8 +63,11 @@ def _driver(database: Database) -> Any:
         return connection.connection.driver_connection
 
 
-def fresh_database() -> Database:
-    """A database in memory with the schema and nothing else."""
+def fresh_database(file: Path | None = None) -> Database:
+    """A database, in memory or in a file, with the schema and nothing else."""
+    if file is not None:
+        file.write_bytes(_migrated())
+        return Database(f"sqlite:///{file}")
     database = Database("sqlite://")
     _driver(database).deserialize(_migrated())
     return database
@@ -91,6 +95,49 @@ class Listed(Mapping[str, Path]):
         return len(self._folders)
 
 
+class HookedScheduler(FakeScheduler):
+    """A Slurm in memory with a say before and after each submission, and a deaf scancel."""
+
+    before: Callable[[Sequence[Submission]], object] = staticmethod(lambda submissions: None)
+    after: Callable[[], object] = staticmethod(lambda: None)
+    answer: SubmitOutcome | None = None
+    deaf = False
+
+    def submit(
+        self,
+        submissions: Sequence[Submission],
+        on_outcome: Callable[[int, SubmitOutcome], None] | None = None,
+    ) -> list[SubmitOutcome]:
+        """See Scheduler.submit. With an `answer`, no submission takes effect."""
+        self.before(submissions)
+        if self.answer is not None:
+            return [self.answer for _ in submissions]
+        outcomes = super().submit(submissions, on_outcome)
+        self.after()
+        return outcomes
+
+    def cancel(self, job_ids: Sequence[int]) -> None:
+        """See Scheduler.cancel."""
+        if self.deaf:
+            self.calls.append("cancel")
+            return
+        super().cancel(job_ids)
+
+
+class HookedStore(ProcessStore):
+    """Processes, with a say after each move."""
+
+    after: Callable[[], object] = staticmethod(lambda: None)
+
+    def apply(
+        self, changes: Sequence[Change], *, runner: str | None, now: datetime
+    ) -> frozenset[str]:
+        """See ProcessStore.apply."""
+        lost = super().apply(changes, runner=runner, now=now)
+        self.after()
+        return lost
+
+
 @dataclass
 class Bridge:
     """Everything of one installation, with a clock and a Slurm that are moved by hand."""
@@ -98,7 +145,7 @@ class Bridge:
     root: Path
     output: Bounds = field(default_factory=lambda: Bounds(1 << 20, 100))
     default_destination: str | None = "results:processes"
-    slurm: FakeScheduler = field(init=False)
+    slurm: HookedScheduler = field(init=False)
     clock: Callable[[], datetime] = field(init=False)
     advance: Callable[[timedelta], None] = field(init=False)
 
@@ -106,10 +153,11 @@ class Bridge:
         for name in ("contexts", "data", "results"):
             (self.root / name).mkdir()
         self.clock, self.advance = hand_clock(START)
-        self.slurm = FakeScheduler(CAPABILITY, clock=self.clock)
-        self.database = fresh_database()
+        self.slurm = HookedScheduler(CAPABILITY, clock=self.clock)
+        # In a file: Runners work with several threads, and in memory all share one connection.
+        self.database = fresh_database(self.root / "slurmbridge.db")
         ImageStore(self.database).record(IMAGE)
-        self.processes = ProcessStore(self.database)
+        self.processes = HookedStore(self.database)
         numbers = count(1)
         self.desk = Desk(
             self.database,

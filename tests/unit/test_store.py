@@ -208,7 +208,7 @@ def test_of_several_all_are_accepted_or_none(store: ProcessStore) -> None:
         add(store, ONE, TWO)
     with pytest.raises(UnknownProcess):
         store.get(ONE)
-    assert store.count_open() == 1
+    assert listed(store) == [TWO]
 
 
 def test_a_process_that_is_not_there_is_unknown_to_every_question(store: ProcessStore) -> None:
@@ -312,7 +312,7 @@ def test_a_move_by_a_runner_that_does_not_hold_the_process_is_lost(store: Proces
 def test_a_hold_ends_with_a_move_unless_it_is_prolonged(store: ProcessStore) -> None:
     add(store, ONE)
     claim(store, "r1")
-    holder = {"claimed_by": "r1", "claimed_until": START + 2 * LEASE}
+    holder: dict[str, Any] = {"claimed_by": "r1", "claimed_until": START + 2 * LEASE}
     same = (ProcessState.QUEUED, ProcessState.QUEUED, Phase.ACCEPTED)
     assert not move(store, change(ONE, *same, **holder), runner="r1")
     assert claim(store, "r2", now=START + LEASE + timedelta(seconds=1)) == []
@@ -361,7 +361,7 @@ def test_what_has_ended_is_moved_by_nobody(store: ProcessStore, final: ProcessSt
     for phase in Phase:
         if phase is not Phase.DONE:
             assert claim(store, phase=phase) == []
-    assert store.count_open() == 0
+    assert store.ended([ONE, TWO]) == [ONE]
 
 
 def test_events_are_told_in_the_order_in_which_they_were_written(store: ProcessStore) -> None:
