@@ -1,0 +1,125 @@
+"""The table of keys in docs/configuration.md, from slurmbridge/settings.py."""
+
+import sys
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from slurmbridge.settings import Settings
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/configuration.md"
+BEGIN, END = "<!-- keys: written by ci/settings-page -->\n", "<!-- end of keys -->\n"
+
+MEANING = {
+    "database": "URL of the database, as SQLAlchemy writes it.",
+    "contexts": "Folder for Compute Contexts. Bridge and nodes see it under the same path.",
+    "images": "Folder for image files. Bridge and nodes see it under the same path.",
+    "templates": "Folder with the sbatch templates; without it, those that came with the package.",
+    "definitions": "Folder with image definitions; without it, those that came with the package.",
+    "mirror": "Debian mirror for image builds; without it, the one that the build host's apt uses.",
+    "default_destination": "`store:path` for Processes that name no `outputs`. "
+    "Without it they have to.",
+    "stores.NAME.folder": "The store's folder. Only the bridge needs it, not the nodes.",
+    "stores.NAME.read": "Whether `inputs` and `code` may name it.",
+    "stores.NAME.write": "Whether `outputs` may name it.",
+    "api.host": "Address that the API listens on.",
+    "api.port": "Port that the API listens on.",
+    "slurm.transport": "How Slurm is reached. `auto`: pyslurm where it can be imported, else the "
+    "commands.",
+    "slurm.timeout_seconds": "Deadline of each call to Slurm.",
+    "slurm.poll_seconds": "How often the queue is looked at: one query for all Processes.",
+    "slurm.capability_seconds": "How often partitions, limits and accounts are asked for.",
+    "slurm.absence_seconds": "How long a job must be absent from controller and accounting to "
+    "count as lost. Above Slurm's MessageTimeout plus the lag of slurmdbd.",
+    "runner.idle_seconds": "Pause of a Runner that found nothing to do.",
+    "runner.batch": "How many Processes a Runner takes at once.",
+    "runner.lease_seconds": "How long a Runner holds what it took. After a Runner dies, others "
+    "wait this long.",
+    "runner.retry_seconds": "Pause before something that failed is tried again.",
+    "limits.input_mib": "How much code and inputs of one Process may hold.",
+    "limits.output_mib": "How much `/output` of one Process may hold.",
+    "limits.output_files": "How many files `/output` of one Process may hold.",
+    "limits.log_kib": "How much of each log stream is kept in the database.",
+}
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:
+    """Every key, tables opened; a store's name is NAME."""
+    found = []
+    for name, field in model.model_fields.items():
+        kind: Any = field.annotation
+        if get_origin(kind) is dict:
+            found += keys(get_args(kind)[1], f"{prefix}{name}.NAME.")
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += keys(kind, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, field))
+    return found
+
+
+def type_of(field: FieldInfo) -> str:
+    """In words: what may stand there."""
+    kind: Any = field.annotation
+    if isinstance(kind, UnionType):
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    if hasattr(kind, "__members__"):
+        return " or ".join(f"`{member.value}`" for member in kind)
+    names = {str: "text", bool: "true or false", int: "number", float: "seconds", Path: "folder"}
+    limits = {
+        name: getattr(limit, name)
+        for limit in field.metadata
+        for name in ("gt", "ge", "le")
+        if hasattr(limit, name)
+    }
+    text = names[kind]
+    if "gt" in limits:
+        text += f", above {limits['gt']:g}"
+    if "ge" in limits:
+        text += f", from {limits['ge']}"
+    return f"{text}, to {limits['le']:g}" if "le" in limits else text
+
+
+def default_of(field: FieldInfo) -> str:
+    """As it is written in TOML."""
+    value = field.default
+    if value is PydanticUndefined:
+        return "**required**"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+def table() -> str:
+    """The table, with every key and no other."""
+    found = keys(Settings)
+    assert {key for key, _ in found} == set(MEANING), "MEANING and Settings differ"
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{key}` | {type_of(field)} | {default_of(field)} | {MEANING[key]} |"
+        for key, field in found
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the page, or say whether it is up to date."""
+    page = PAGE.read_text()
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    fresh = f"{before}{BEGIN}{table()}{END}{after}"
+    if sys.argv[1:] == ["--check"]:
+        if fresh != page:
+            print("docs/configuration.md is not up to date; run ci/settings-page", file=sys.stderr)
+        return int(fresh != page)
+    PAGE.write_text(fresh)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
