@@ -37,8 +37,8 @@ MEANING = {
     "count as lost. Above Slurm's MessageTimeout plus the lag of slurmdbd.",
     "runner.idle_seconds": "Pause of a Runner that found nothing to do.",
     "runner.batch": "How many Processes a Runner takes at once.",
-    "runner.lease_seconds": "How long a Runner holds what it took. After a Runner dies, others "
-    "wait this long.",
+    "runner.lease_seconds": "How long a claim outlives its Runner's last sign of life, which comes "
+    "every 3 s. After a Runner dies, others wait this long.",
     "runner.retry_seconds": "Pause before something that failed is tried again.",
     "limits.input_mib": "How much code and inputs of one Process may hold.",
     "limits.output_mib": "How much `/output` of one Process may hold.",
@@ -79,7 +79,7 @@ def type_of(field: FieldInfo) -> str:
     if "gt" in limits:
         text += f", above {limits['gt']:g}"
     if "ge" in limits:
-        text += f", from {limits['ge']}"
+        text += f", from {limits['ge']:g}"
     return f"{text}, to {limits['le']:g}" if "le" in limits else text
 
 
