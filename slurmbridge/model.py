@@ -74,7 +74,7 @@ def check_relative_path(path: str) -> str:
         raise ValueError(f"the path {path!r} has an empty part, '.' or '..'")
     if any(part.startswith("-") for part in parts):
         raise ValueError(f"the path {path!r} has a part with a leading dash")
-    if len(path) > 1024 or any(len(part.encode()) > 255 for part in parts):
+    if len(path.encode()) > 1024 or any(len(part.encode()) > 255 for part in parts):
         raise ValueError("the path is too long")
     return path
 

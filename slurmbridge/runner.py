@@ -15,7 +15,7 @@ from slurmbridge.bridge.recover import Recoverer
 from slurmbridge.errors import SlurmBridgeError
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.scheduler import Scheduler
-from slurmbridge.store import RunnerStatus, SiteStore
+from slurmbridge.store import ProcessStore, RunnerStatus, SiteStore
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 3.0
@@ -29,6 +29,7 @@ class Cadence:
     idle_seconds: float
     poll_seconds: float
     capability_seconds: float
+    lease: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,14 @@ class Runner:
         verbs: Verbs,
         scheduler: Scheduler,
         site: SiteStore,
+        processes: ProcessStore,
         status: RunnerStatus,
         cadence: Cadence,
     ) -> None:
         self.verbs = verbs
         self._scheduler = scheduler
         self._site = site
+        self._processes = processes
         self._status = status
         self._cadence = cadence
         self._due: dict[str, float] = {}
@@ -121,6 +124,7 @@ class Runner:
     def _heartbeat(self) -> None:
         now = datetime.now(UTC)
         self._site.heartbeat(replace(self._status, heartbeat_at=now))
+        self._processes.renew(self._status.id, now=now, lease=self._cadence.lease)
         self._site.forget_silent(now - SILENT_RUNNER_KEPT)
 
     def _is_due(self, what: str, every_seconds: float) -> bool:

@@ -81,11 +81,18 @@ class Templates:
             raise ConfigurationError(f"the templates folder {folder} holds no {ENTRY}")
         self.folder = folder
         self.digest = digest(folder)
-        self._entry = _environment(folder).get_template(ENTRY)
+        try:
+            self._entry = _environment(folder).get_template(ENTRY)
+        except jinja2.TemplateError as error:
+            raise ConfigurationError(f"the templates in {folder} are broken: {error}") from error
 
     def render(self, context: ScriptContext) -> Script:
         """The script that these values make."""
-        text = self._entry.render({field.name: getattr(context, field.name) for field in _FIELDS})
+        values = {field.name: getattr(context, field.name) for field in _FIELDS}
+        try:
+            text = self._entry.render(values)
+        except (jinja2.TemplateError, TypeError) as error:
+            raise ConfigurationError(f"the templates in {self.folder} fail: {error}") from error
         return Script(text, hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -107,6 +114,8 @@ def quote(value: Any) -> str:
         return str(value)
     if isinstance(value, str):
         return shlex.quote(value)
+    if isinstance(value, jinja2.Undefined):
+        return str(value)  # StrictUndefined raises here, and names the variable.
     raise TypeError(f"a template variable of type {type(value).__name__} cannot be written")
 
 

@@ -15,6 +15,7 @@ from pydantic_settings import (
 )
 
 from slurmbridge.errors import ConfigurationError
+from slurmbridge.model import check_relative_path
 
 PREFIX = "SLURMBRIDGE_"
 FILE_VARIABLE = "SLURMBRIDGE_CONFIG"
@@ -80,7 +81,8 @@ class RunnerSettings(Section):
 
     idle_seconds: Seconds = 0.5
     batch: Annotated[int, Field(ge=1, le=1000)] = 50
-    lease_seconds: Seconds = 300.0
+    # How long a claim outlives the last sign of life of its Runner; renewed every 3 s.
+    lease_seconds: Annotated[float, Field(ge=10, le=86_400)] = 15.0
     retry_seconds: Seconds = 5.0
 
 
@@ -115,8 +117,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
-        if self.default_destination:
-            name = self.default_destination.partition(":")[0]
+        if self.default_destination is not None:
+            name, separator, path = self.default_destination.partition(":")
+            if not separator:
+                raise ValueError("default_destination is not of the form store:path")
+            check_relative_path(path)
             if name not in self.stores or not self.stores[name].write:
                 raise ValueError(f"default_destination names no writable store: {name!r}")
         return self

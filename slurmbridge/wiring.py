@@ -176,9 +176,11 @@ class Site:
             settings.runner.idle_seconds,
             settings.slurm.poll_seconds,
             settings.slurm.capability_seconds,
+            timedelta(seconds=settings.runner.lease_seconds),
         )
         verbs = self._verbs(scheduler, status.id)
-        return Runner(verbs, scheduler, SiteStore(self._database), status, cadence)
+        site, processes = SiteStore(self._database), ProcessStore(self._database)
+        return Runner(verbs, scheduler, site, processes, status, cadence)
 
     def run_runner(self, stop: Callable[[], bool]) -> None:
         """Work as a Runner until told to stop."""

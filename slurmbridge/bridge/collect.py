@@ -11,7 +11,7 @@ from slurmbridge.context.folder import Carried, ContextFolder, Left
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import StagingFailed
 from slurmbridge.lifecycle import Phase, ProcessState, SlurmState, classify, read_status
-from slurmbridge.store import Change, Claimed, ProcessStore
+from slurmbridge.store import Change, Claimed, ProcessStore, again
 
 log = logging.getLogger(__name__)
 # What an end means to the person who must act.
@@ -24,6 +24,9 @@ _REASONS: dict[SlurmState, str] = {
     SlurmState.NODE_FAIL: "a node failed",
     SlurmState.BOOT_FAIL: "a node could not be started",
 }
+
+
+_FAILED = ProcessState.EXECUTOR_ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,9 @@ def judge(slurm_state: str | None, left: Left) -> Verdict:
     else:
         status = read_status(slurm_state)
         state = classify(status)
-        if status.base is None or status.base not in {SlurmState.COMPLETED, SlurmState.FAILED}:
+        # A flag may say more than the base state, as LAUNCH_FAILED does.
+        plain = {SlurmState.COMPLETED: ProcessState.COMPLETE, SlurmState.FAILED: _FAILED}
+        if status.base is None or plain.get(status.base) is not state:
             why = _REASONS.get(status.base) if status.base else None
             return Verdict(state, left.exit_code, why or f"Slurm reports {slurm_state}")
         base = status.base
@@ -150,9 +155,10 @@ class Collector:
 
     def _again(self, entry: Claimed, detail: str) -> Change:
         values = {"not_before": self._clock() + self._rules.retry, "reason": detail}
-        return Change(
+        change = Change(
             entry.id, entry.state, entry.state, Phase.COLLECTING, "runner", detail, values
         )
+        return again(entry, change)
 
     def _finished(
         self, entry: Claimed, verdict: Verdict, carried: Carried, location: str

@@ -128,10 +128,7 @@ class Dispatcher:
             log.exception("preparing Process %s failed", entry.id)
             state = self._processes.get(entry.id).state
             detail = "preparing failed by a mistake of the bridge; see its log"
-            folder = ContextFolder(self._rules.contexts, entry.id)
-            return self._failed(
-                replace(entry, state=state), folder, ProcessState.SYSTEM_ERROR, detail
-            )
+            return self._ended(replace(entry, state=state), ProcessState.SYSTEM_ERROR, detail)
 
     def _prepare_one(self, entry: Claimed, images: Mapping[str, Image]) -> Ready | Change:
         if entry.cancel_requested:
@@ -151,9 +148,9 @@ class Dispatcher:
                 self._stage(entry, folder)
             return Ready(entry, self._renderer.render(entry.id, entry.spec, image), image)
         except (InvalidProcess, UnknownImage) as error:
-            return self._failed(entry, folder, ProcessState.EXECUTOR_ERROR, str(error))
+            return self._ended(entry, ProcessState.EXECUTOR_ERROR, str(error))
         except StagingFailed as error:
-            return self._failed(entry, folder, ProcessState.SYSTEM_ERROR, str(error))
+            return self._ended(entry, ProcessState.SYSTEM_ERROR, str(error))
 
     def _stage(self, entry: Claimed, folder: ContextFolder) -> None:
         copied = folder.stage(entry.spec, self._rules.stores, self._rules.staging)
@@ -213,8 +210,7 @@ class Dispatcher:
             case SubmissionRefused(retry=True):
                 return self._later(entry, ProcessState.QUEUED, Phase.ACCEPTED, str(outcome))
             case SubmissionRefused():
-                folder = ContextFolder(self._rules.contexts, entry.id)
-                return self._failed(entry, folder, ProcessState.EXECUTOR_ERROR, str(outcome))
+                return self._ended(entry, ProcessState.EXECUTOR_ERROR, str(outcome))
             case SubmissionNotSent():
                 return self._later(entry, ProcessState.QUEUED, Phase.ACCEPTED, str(outcome))
             case SchedulerUnavailable():
@@ -237,12 +233,6 @@ class Dispatcher:
         not_before = self._clock() + self._rules.retry
         return self._change(entry, state, phase, detail, not_before=not_before, reason=detail)
 
-    def _failed(
-        self, entry: Claimed, folder: ContextFolder, state: ProcessState, detail: str
-    ) -> Change:
-        remove(folder)
-        return self._ended(entry, state, detail)
-
     def _ended(self, entry: Claimed, state: ProcessState, detail: str) -> Change:
         values = {"ended_at": self._clock(), "reason": detail}
         return self._change(entry, state, Phase.DONE, detail, **values)
@@ -261,4 +251,9 @@ class Dispatcher:
         return Change(entry.id, entry.state, state, phase, source, detail, values)
 
     def _apply(self, changes: Sequence[Change]) -> frozenset[str]:
-        return self._processes.apply(changes, runner=self._rules.runner, now=self._clock())
+        lost = self._processes.apply(changes, runner=self._rules.runner, now=self._clock())
+        for change in changes:
+            # Only now: another Runner that holds it may be using the context.
+            if change.phase is Phase.DONE and change.process_id not in lost:
+                remove(ContextFolder(self._rules.contexts, change.process_id))
+        return lost

@@ -33,7 +33,7 @@ class LogKeeper:
         self._processes.add_log(chunks)
 
     def _read(self, folder: ContextFolder, stream: str, offset: int) -> bytes:
-        if offset >= self._limit:
+        if offset > self._limit:
             return b""
         data = folder.read_log(stream, offset, self._limit - offset + 1)
         if offset + len(data) <= self._limit:

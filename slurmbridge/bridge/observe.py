@@ -64,10 +64,10 @@ class Observer:
         changes = []
         for row in missing:
             report = reports.get(row.job_id)
-            change = decide(row, report) if report else None
-            if report is not None and change is not None:
-                changes.append(change)
-            elif report is None or not classify(report.status).final:
+            if report is not None and classify(report.status).final:
+                changes.append(_ended(row, report))
+            else:
+                # Accounting alone says that it runs: its records lag, and outlive lost jobs.
                 changes += self._absent(row, now)
         return changes
 

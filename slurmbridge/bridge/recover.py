@@ -7,7 +7,7 @@ from typing import Any
 from slurmbridge.bridge.observe import CLOCK_MARGIN
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.scheduler import JobReport, Scheduler
-from slurmbridge.store import Change, Claimed, ProcessStore
+from slurmbridge.store import Change, Claimed, ProcessStore, again
 
 
 class Recoverer:
@@ -76,7 +76,8 @@ class Recoverer:
             return _change(entry, ProcessState.QUEUED, Phase.ACCEPTED, detail, {"reason": None})
         detail = "no job of its name is known yet"
         doubt = {"not_before": now + self._retry, "reason": detail}
-        return _change(entry, ProcessState.UNKNOWN, Phase.SUBMITTING, detail, doubt)
+        change = _change(entry, ProcessState.UNKNOWN, Phase.SUBMITTING, detail, doubt)
+        return again(entry, change)
 
 
 def _change(

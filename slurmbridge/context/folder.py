@@ -86,13 +86,18 @@ class ContextFolder:
         self, entry: Input, stores: Mapping[str, Path], bounds: Bounds
     ) -> list[Copied]:
         target = self.path / "input" / entry.name
-        target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StagingFailed(f"/input/{entry.name} cannot be made: {error.strerror}") from error
         return self._stage_one(entry.source, f"input/{entry.name}", stores, bounds)
 
     def _stage_one(
         self, source: str, target: str, stores: Mapping[str, Path], bounds: Bounds
     ) -> list[Copied]:
         store, _, path = source.partition(":")
+        if not stores[store].is_dir():
+            raise StagingFailed(f"the folder of the store {store} is missing")
         try:
             with opened(stores[store], path) as descriptor:
                 if stat.S_ISDIR(os.fstat(descriptor).st_mode):
@@ -193,10 +198,11 @@ class ContextFolder:
         def unlock(function: Callable[[str], object], path: str, error: BaseException) -> None:
             if isinstance(error, FileNotFoundError):
                 return
-            os.chmod(os.path.dirname(path), 0o700)  # noqa: PTH101, PTH120
+            if path != str(self.path):
+                os.chmod(os.path.dirname(path), 0o700)  # noqa: PTH101, PTH120
             if not os.path.islink(path) and os.path.isdir(path):  # noqa: PTH114, PTH112
                 os.chmod(path, 0o700)  # noqa: PTH101
-                shutil.rmtree(path)
+                _rmtree(Path(path), unlock)
             else:
                 function(path)
 

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
 DEPTH_LIMIT = 64
+# Half of Linux's PATH_MAX: the same path has to fit below another folder.
+PATH_BYTES_LIMIT = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,9 @@ def _survey(folder: int, prefix: str, found: _Survey) -> None:
     for raw in names:
         name = os.fsdecode(raw)
         path = prefix + name
+        if len(os.fsencode(path)) > PATH_BYTES_LIMIT:
+            found.add(Ignored(_printable(path[:80]) + "...", "its path is too long"))
+            continue
         status = os.lstat(name, dir_fd=folder)
         if why := _why_not(name, status):
             found.add(Ignored(_printable(path), why))

@@ -1,7 +1,7 @@
 """Everything durable. The database is the queue: the API writes rows, Runners act on them."""
 
 from slurmbridge.store.database import Database
-from slurmbridge.store.processes import Change, Claimed, Open, ProcessStore
+from slurmbridge.store.processes import Change, Claimed, Open, ProcessStore, again
 from slurmbridge.store.records import ImageStore, RunnerStatus, SiteStore, TokenStore
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "RunnerStatus",
     "SiteStore",
     "TokenStore",
+    "again",
 ]

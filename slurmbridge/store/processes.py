@@ -1,7 +1,7 @@
 """Processes and their events. A state changes here or nowhere."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -45,6 +45,7 @@ class Claimed:
     intended_at: datetime | None
     exit_code: int | None
     signal: int | None
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,10 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One move of one Process, with the evidence. `values` are further columns."""
+    """One move of one Process, with the evidence. `values` are further columns.
+
+    Without a `detail` no event is written.
+    """
 
     process_id: str
     before: ProcessState
@@ -74,6 +78,12 @@ class Change:
     source: str
     detail: str
     values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def again(claimed: Claimed, change: Change) -> Change:
+    """`change` without its event, when it only says once more what the last one said."""
+    same = claimed.reason == change.values.get("reason") and claimed.state is change.after
+    return replace(change, detail="") if same else change
 
 
 class _Moved(Exception):
@@ -186,7 +196,7 @@ class ProcessStore:
                 _PROCESS.c.claimed_by,
                 _PROCESS.c.claimed_until,
             ).where(_PROCESS.c.id == process_id)
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(query.with_for_update()).one_or_none()
             if row is None:
                 raise UnknownProcess(f"there is no Process {process_id!r}")
             state, phase, claimed_by, claimed_until = row
@@ -260,6 +270,16 @@ class ProcessStore:
             rows = connection.execute(take).mappings().all()
         return sorted((_claimed(row) for row in rows), key=lambda claimed: claimed.id)
 
+    def renew(self, runner: str, *, now: datetime, lease: timedelta) -> None:
+        """Prolong what a Runner still holds. What it has lost stays lost."""
+        query = (
+            update(_PROCESS)
+            .where(_PROCESS.c.claimed_by == runner, _PROCESS.c.claimed_until > now)
+            .values(claimed_until=now + lease)
+        )
+        with self._database.write() as connection:
+            connection.execute(query)
+
     def apply(
         self, changes: Sequence[Change], *, runner: str | None, now: datetime
     ) -> frozenset[str]:
@@ -326,8 +346,9 @@ class ProcessStore:
         if chunks:
             keys = ("process_id", "stream", "offset", "data")
             with self._database.write() as connection:
+                # Another Runner may have read the same piece; the first one counts.
                 connection.execute(
-                    insert(_LOG),
+                    self._database.insert(_LOG).on_conflict_do_nothing(),
                     [dict(zip(keys, chunk, strict=True)) for chunk in chunks],
                 )
 
@@ -408,7 +429,11 @@ def _apply(
             raise _Moved
     _add_events(
         connection,
-        ((entry.process_id, entry.after, entry.source, entry.detail) for entry in changes),
+        (
+            (entry.process_id, entry.after, entry.source, entry.detail)
+            for entry in changes
+            if entry.detail
+        ),
         now,
     )
 
@@ -419,7 +444,6 @@ def _add_events(
     now: datetime,
 ) -> None:
     keys = ("process_id", "state", "source", "detail")
-    connection.execute(
-        insert(_EVENT),
-        [{**dict(zip(keys, event, strict=True)), "at": now} for event in events],
-    )
+    rows = [{**dict(zip(keys, event, strict=True)), "at": now} for event in events]
+    if rows:
+        connection.execute(insert(_EVENT), rows)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select
 
 from slurmbridge.errors import UnknownImage
 from slurmbridge.model import ComputeCapability, Image
@@ -106,10 +106,9 @@ class SiteStore:
     def heartbeat(self, status: RunnerStatus) -> None:
         """Say that a Runner lives, and whether it reaches Slurm."""
         values = {name: getattr(status, name) for name in RunnerStatus.__dataclass_fields__}
+        upsert = self._database.insert(_RUNNER).values(values)
         with self._database.write() as connection:
-            query = update(_RUNNER).where(_RUNNER.c.id == status.id).values(**values)
-            if connection.execute(query).rowcount == 0:
-                connection.execute(insert(_RUNNER), [values])
+            connection.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=values))
 
     def forget_runner(self, runner_id: str) -> None:
         """A Runner ended in good order."""

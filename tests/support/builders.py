@@ -229,8 +229,11 @@ class Bridge:
     def runner(self) -> Runner:
         """A Runner that does everything at each step."""
         status = RunnerStatus("runner-1", "host", "fake", self.clock(), None)
-        cadence = Cadence(idle_seconds=0.001, poll_seconds=1e-9, capability_seconds=1e-9)
-        return Runner(self.verbs, self.slurm, SiteStore(self.database), status, cadence)
+        cadence = Cadence(
+            idle_seconds=0.001, poll_seconds=1e-9, capability_seconds=1e-9, lease=LEASE
+        )
+        site = SiteStore(self.database)
+        return Runner(self.verbs, self.slurm, site, self.processes, status, cadence)
 
     def submit(self, **changes: Any) -> str:
         """Accept a Process."""

@@ -170,7 +170,6 @@ def test_only_a_completed_job_with_exit_code_0_is_complete(word: str | None, lef
     assert not complete or (left == Left(0, None) and word in {None, "COMPLETED"})
 
 
-@pytest.mark.xfail(strict=True, reason="collect.py judge: flags of a COMPLETED job are not asked")
 @pytest.mark.parametrize("word", ["COMPLETED+REVOKED", "COMPLETED+LAUNCH_FAILED"])
 def test_a_job_that_slurm_also_calls_failed_is_not_complete(word: str) -> None:
     assert judge(word, Left(0, None)).state is ProcessState.SYSTEM_ERROR
@@ -610,9 +609,6 @@ def test_a_job_with_the_same_id_and_another_name_is_another_job(bridge: Bridge) 
 
 
 # slurmdbd keeps such "runaway jobs" until an operator fixes them (sacctmgr show runawayjobs).
-@pytest.mark.xfail(
-    strict=True, reason="observe.py decide: absence is forgotten whenever accounting answers"
-)
 def test_a_job_that_only_accounting_believes_to_run_is_lost_after_its_absence(
     bridge: Bridge,
 ) -> None:
@@ -814,10 +810,6 @@ def test_of_two_runners_only_one_submits(bridge: Bridge) -> None:
     assert [len(bridge.jobs_of(one)) for one in ids] == [1] * 4
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="dispatch.py: a Runner that stages beyond its lease removes another's context",
-)
 def test_a_runner_that_has_lost_its_lease_leaves_the_others_context_alone(bridge: Bridge) -> None:
     (bridge.root / "data/a").write_text("a")
     one = bridge.submit(inputs=[{"source": "data:a"}])
@@ -876,7 +868,6 @@ def test_a_long_log_is_cut_and_says_so_once(bridge: Bridge) -> None:
     assert log.count(b"slurmbridge") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="logs.py _read: a log read just at its limit is cut unsaid")
 def test_a_long_log_of_which_just_the_limit_was_read_says_so_too(bridge: Bridge) -> None:
     one = bridge.submitted()
     for size in (64, 100):

@@ -263,9 +263,6 @@ def test_what_is_opened_is_closed(tmp_path: Path) -> None:
 
 
 # The submitter chooses the target, and 1024 characters can be more bytes than a path may have.
-@pytest.mark.xfail(
-    strict=True, raises=OSError, reason="folder.py _stage_input: mkdir stands outside the try"
-)
 def test_a_target_that_the_file_system_does_not_take_is_no_crash(tmp_path: Path) -> None:
     root = tmp_path / ("x" * 100)
     root.mkdir()
@@ -417,9 +414,6 @@ def test_a_tree_that_is_too_deep_is_ignored_from_there_on(
 
 
 # A program can make these names step by step; no path of that length can be opened at once.
-@pytest.mark.xfail(
-    strict=True, raises=StagingFailed, reason="tree.py copy_tree: ENAMETOOLONG is tried for ever"
-)
 def test_a_tree_whose_names_are_longer_than_a_path_is_no_obstacle(
     folder: ContextFolder, output: Path, target: Path
 ) -> None:
@@ -541,9 +535,6 @@ def test_folders_that_the_program_has_locked_are_destroyed(
     assert not folder.path.exists()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=StagingFailed, reason="folder.py remove: locked folders in a locked folder"
-)
 def test_locked_folders_within_locked_folders_are_destroyed(
     folder: ContextFolder, output: Path, unprivileged: None
 ) -> None:

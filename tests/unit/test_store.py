@@ -530,9 +530,6 @@ def test_the_size_of_a_log_is_told_for_each_stream(store: ProcessStore) -> None:
     assert store.log_sizes([ONE, TWO]) == {(ONE, "stdout"): 4, (ONE, "stderr"): 2}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="processes.py add_log: two Runners that keep one log end by IntegrityError"
-)
 def test_two_runners_that_keep_the_same_log_do_not_end_by_it(store: ProcessStore) -> None:
     add(store, ONE)
     keep(store, (0, b"abc"))
