@@ -221,12 +221,20 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_MESSAGES = {
+    "extra_forbidden": "is not a field of a specification",
+    "too_short": "is empty",
+    "missing": "is missing",
+}
+
+
 def _readable(detail: Any) -> tuple[str, str]:
     message = str(detail["msg"]).removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        message = "is not a field of a specification"
+    message = _MESSAGES.get(detail["type"], message)
     location = ".".join(str(part) for part in detail["loc"])
-    return location, message[0].lower() + message[1:]
+    if message[1:2].islower():
+        message = message[0].lower() + message[1:]
+    return location, message
 
 
 def _sentence(location: str, message: str) -> str:

@@ -12,7 +12,7 @@ from slurmbridge.bridge.dispatch import Dispatcher
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
 from slurmbridge.bridge.recover import Recoverer
-from slurmbridge.errors import SlurmBridgeError
+from slurmbridge.errors import ReplyUnreadable, SchedulerUnavailable, SlurmBridgeError
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.scheduler import Scheduler
 from slurmbridge.store import ProcessStore, RunnerStatus, SiteStore
@@ -95,8 +95,11 @@ class Runner:
     def _look(self) -> int:
         try:
             still_open = self.verbs.observer.observe()
-        except SlurmBridgeError as error:
+        except (SchedulerUnavailable, ReplyUnreadable) as error:
             self._reached(str(error))
+            return 0
+        except SlurmBridgeError as error:
+            log.warning("could not look: %s", error)
             return 0
         self._reached(None)
         running = [row.id for row in still_open if row.state is ProcessState.RUNNING]
@@ -135,9 +138,11 @@ class Runner:
         return True
 
     def _attempt(self, what: str, action: Callable[[], int | None]) -> int:
-        """Errors of the site are told and tried again; bugs end the Runner."""
+        """What fails is told and tried again; nothing that one Process does ends the Runner."""
         try:
             return action() or 0
         except SlurmBridgeError as error:
             log.warning("could not %s: %s", what, error)
-            return 0
+        except Exception:
+            log.exception("could not %s, by a mistake of the bridge", what)
+        return 0

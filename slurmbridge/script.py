@@ -58,6 +58,7 @@ class ScriptContext:
     image_path: str
     image_sha256: Directive
     image_offset: Directive
+    log_limit: Directive
     seal: tuple[str, ...]
     traced: bool
     trace_filtered: bool

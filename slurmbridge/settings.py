@@ -82,7 +82,7 @@ class RunnerSettings(Section):
     idle_seconds: Seconds = 0.5
     batch: Annotated[int, Field(ge=1, le=1000)] = 50
     # How long a claim outlives the last sign of life of its Runner; renewed every 3 s.
-    lease_seconds: Annotated[float, Field(ge=10, le=86_400)] = 15.0
+    lease_seconds: Annotated[float, Field(ge=15, le=86_400)] = 30.0
     retry_seconds: Seconds = 5.0
 
 
@@ -92,6 +92,8 @@ class LimitSettings(Section):
     input_mib: Annotated[int, Field(ge=1)] = 64 * 1024
     output_mib: Annotated[int, Field(ge=1)] = 64 * 1024
     output_files: Annotated[int, Field(ge=1)] = 10_000
+    # What is kept of each stream with the outputs, and what of it the API shows.
+    log_file_mib: Annotated[int, Field(ge=1)] = 256
     log_kib: Annotated[int, Field(ge=1)] = 1024
 
 

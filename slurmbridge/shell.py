@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -192,30 +192,3 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self._child.kill()
             return self._child.wait()
-
-
-Streamer = Callable[[str], None]
-
-
-def stream(command: Command, on_line: Streamer) -> int:
-    """Run here, hand each line of its combined output on as it comes; return the exit code.
-
-    Raises:
-        ShellUnavailable: it could not be started.
-    """
-    try:
-        with subprocess.Popen(
-            list(command.argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=dict(command.environment),
-            text=True,
-            errors="replace",
-        ) as child:
-            assert child.stdout is not None
-            for line in child.stdout:
-                on_line(line.rstrip("\n"))
-    except OSError as error:
-        raise ShellUnavailable(f"{command.argv[0]} cannot start: {error.strerror}") from error
-    return child.returncode

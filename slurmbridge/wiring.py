@@ -12,7 +12,7 @@ from slurmbridge.bridge.desk import Desk, new_ulid
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
-from slurmbridge.bridge.recover import Recoverer
+from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
 from slurmbridge.context.tree import Bounds
@@ -56,7 +56,8 @@ class Site:
 
     @cached_property
     def _renderer(self) -> Renderer:
-        return Renderer(self._templates, self._settings.contexts)
+        limit = self._settings.limits.log_file_mib * _MIB
+        return Renderer(self._templates, self._settings.contexts, limit)
 
     @cached_property
     def _rules(self) -> Rules:
@@ -193,15 +194,8 @@ class Site:
         lease = timedelta(seconds=settings.runner.lease_seconds)
         retry = timedelta(seconds=settings.runner.retry_seconds)
         logs = LogKeeper(processes, settings.contexts, limit_bytes=settings.limits.log_kib * 1024)
-        recoverer = Recoverer(
-            processes,
-            scheduler,
-            runner=runner,
-            absence=absence,
-            lease=lease,
-            retry=retry,
-            clock=_now,
-        )
+        rules = RecoverRules(runner, settings.contexts, absence, lease, retry)
+        recoverer = Recoverer(processes, scheduler, rules, clock=_now)
         return Verbs(
             dispatcher=self._dispatcher(processes, scheduler, runner),
             observer=Observer(processes, scheduler, absence=absence, clock=_now),

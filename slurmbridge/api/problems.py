@@ -111,7 +111,7 @@ def _anticipated(_request: Request, error: Exception) -> Response:
         more["errors"] = [
             {"location": location, "message": message} for location, message in error.fields
         ]
-    title = (type(error).__doc__ or "").partition("\n")[0]
+    title = (type(error).__doc__ or "").partition("\n")[0].rstrip(".")
     response = answer(status_of(type(error)), error.code, str(error), title=title, more=more)
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = "Bearer"

@@ -26,6 +26,7 @@ _REASONS: dict[SlurmState, str] = {
 }
 
 
+MISSING_CONTEXT_KEPT = timedelta(days=1)
 _FAILED = ProcessState.EXECUTOR_ERROR
 
 
@@ -44,27 +45,31 @@ def judge(slurm_state: str | None, left: Left) -> Verdict:
         if left.exit_code is None:
             reason = "Slurm and its accounting know nothing of the job's end"
             return Verdict(ProcessState.SYSTEM_ERROR, None, reason)
-        base = SlurmState.COMPLETED if left.exit_code == 0 else SlurmState.FAILED
-    else:
-        status = read_status(slurm_state)
-        state = classify(status)
-        # A flag may say more than the base state, as LAUNCH_FAILED does.
-        plain = {SlurmState.COMPLETED: ProcessState.COMPLETE, SlurmState.FAILED: _FAILED}
-        if status.base is None or plain.get(status.base) is not state:
-            why = _REASONS.get(status.base) if status.base else None
-            return Verdict(state, left.exit_code, why or f"Slurm reports {slurm_state}")
-        base = status.base
+        return _judge_exit(SlurmState.FAILED if left.exit_code else SlurmState.COMPLETED, left)
+    status = read_status(slurm_state)
+    state = classify(status)
+    # A flag may say more than the base state, as LAUNCH_FAILED does.
+    plain = {SlurmState.COMPLETED: ProcessState.COMPLETE, SlurmState.FAILED: _FAILED}
+    if status.base is None or plain.get(status.base) is not state:
+        why = _REASONS.get(status.base) if status.base else None
+        return Verdict(state, left.exit_code, why or f"Slurm reports {slurm_state}")
+    return _judge_exit(status.base, left)
+
+
+def _judge_exit(base: SlurmState, left: Left) -> Verdict:
+    """The end of a job that ran its script to its own end."""
+    code = left.exit_code
     if left.refused:
-        return Verdict(
-            ProcessState.SYSTEM_ERROR, left.exit_code, f"the node refused: {left.refused}"
-        )
-    if left.exit_code is None:
+        return Verdict(ProcessState.SYSTEM_ERROR, code, f"the node refused: {left.refused}")
+    if code is None:
         reason = f"Slurm reports {base}, but the script left no exit code"
         return Verdict(ProcessState.SYSTEM_ERROR, None, reason)
-    if left.exit_code == 0 and base is SlurmState.COMPLETED:
+    if (code == 0) is not (base is SlurmState.COMPLETED):
+        reason = f"Slurm reports {base}, but the program ended with exit code {code}"
+        return Verdict(ProcessState.SYSTEM_ERROR, code, reason)
+    if code == 0:
         return Verdict(ProcessState.COMPLETE, 0, None)
-    reason = f"the program ended with exit code {left.exit_code}"
-    return Verdict(ProcessState.EXECUTOR_ERROR, left.exit_code, reason)
+    return Verdict(_FAILED, code, f"the program ended with exit code {code}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,11 @@ class Collector:
             now=self._clock(),
             lease=rules.lease,
         )
-        for entry in claimed:
-            self._finish(entry)
+        try:
+            for entry in claimed:
+                self._finish(entry)
+        finally:
+            self._processes.let_go(entry.id for entry in claimed)
         return len(claimed)
 
     def _finish(self, entry: Claimed) -> None:
@@ -133,7 +141,10 @@ class Collector:
 
     def sweep(self) -> int:
         """Remove contexts that outlived their Process, as when a Runner died in between."""
-        names = [path.name for path in self._rules.contexts.iterdir()]
+        try:
+            names = [path.name for path in self._rules.contexts.iterdir()]
+        except OSError as error:
+            raise StagingFailed(f"the contexts cannot be listed: {error.strerror}") from error
         ended = self._processes.ended(names)
         for process_id in ended:
             remove(ContextFolder(self._rules.contexts, process_id))
@@ -141,22 +152,55 @@ class Collector:
 
     def _collect_one(self, entry: Claimed) -> Change:
         folder = ContextFolder(self._rules.contexts, entry.id)
-        verdict = judge(entry.slurm_state, folder.left())
-        location, target = self._target(entry)
         try:
-            self._logs.keep([entry.id])
-            carried = folder.carry_out(target, self._rules.output)
+            left = folder.left()
+            if left.taken_by not in {None, entry.job_id}:
+                return self._other_job(entry, left)
+            location, target = self._target(entry)
+            self._logs.finish(entry.id)
+            carried = folder.carry_out(target, self._rules.output, lambda: self._holds(entry))
         except StagingFailed as error:
-            return self._again(entry, str(error))
+            return self._gone(entry) if not folder.exists() else self._again(entry, str(error))
+        verdict = judge(entry.slurm_state, left)
         if carried.too_much:
             reason = f"its outputs are too much to be carried: {carried.too_much}"
             verdict = Verdict(ProcessState.EXECUTOR_ERROR, verdict.exit_code, reason)
         return self._finished(entry, verdict, carried, location)
 
+    def _holds(self, entry: Claimed) -> bool:
+        return self._processes.holds(entry.id, runner=self._rules.runner, now=self._clock())
+
+    def _other_job(self, entry: Claimed, left: Left) -> Change:
+        """Of two jobs for one Process, the one that has the context is the one that counts."""
+        detail = f"job {entry.job_id} did nothing: the context belongs to job {left.taken_by}"
+        values = {"job_id": left.taken_by, "slurm_state": None, "ended_at": None}
+        return Change(
+            entry.id,
+            entry.state,
+            entry.state,
+            entry.phase,
+            Phase.SUBMITTED,
+            "runner",
+            detail,
+            values,
+        )
+
+    def _gone(self, entry: Claimed) -> Change:
+        """A context that is missing may come back with its file system; not for ever."""
+        now = self._clock()
+        if entry.ended_at is None or now - entry.ended_at < MISSING_CONTEXT_KEPT:
+            return self._again(entry, "its context is missing")
+        detail = f"its context has been missing for {now - entry.ended_at}"
+        values = {"reason": detail}
+        after = ProcessState.SYSTEM_ERROR
+        return Change(
+            entry.id, entry.state, after, entry.phase, Phase.DONE, "runner", detail, values
+        )
+
     def _again(self, entry: Claimed, detail: str) -> Change:
         values = {"not_before": self._clock() + self._rules.retry, "reason": detail}
         change = Change(
-            entry.id, entry.state, entry.state, Phase.COLLECTING, "runner", detail, values
+            entry.id, entry.state, entry.state, entry.phase, entry.phase, "runner", detail, values
         )
         return again(entry, change)
 
@@ -176,11 +220,16 @@ class Collector:
         }
         detail = f"{verdict.reason or 'the program ended with exit code 0'}; "
         detail += f"{len(files)} files carried to {location}"
-        return Change(entry.id, entry.state, verdict.state, Phase.DONE, "runner", detail, values)
+        after = verdict.state
+        return Change(
+            entry.id, entry.state, after, entry.phase, Phase.DONE, "runner", detail, values
+        )
 
     def _target(self, entry: Claimed) -> tuple[str, Path]:
         outputs = entry.spec.outputs
         destination = outputs.destination if outputs else self._rules.default_destination
         assert destination is not None, "checked when the Process was accepted"
         store, _, path = destination.partition(":")
+        if store not in self._rules.stores:
+            raise StagingFailed(f"the store {store} is not configured any more")
         return f"{destination}/{entry.id}", self._rules.stores[store] / path / entry.id

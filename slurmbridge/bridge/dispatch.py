@@ -26,9 +26,11 @@ from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import Image
 from slurmbridge.scheduler import Scheduler, Submission, SubmitOutcome
 from slurmbridge.script import Script, words
-from slurmbridge.store import Change, Claimed, ImageStore, ProcessStore
+from slurmbridge.store import Change, Claimed, ImageStore, ProcessStore, again
 
 log = logging.getLogger(__name__)
+BATCHES = 4
+_BUSY = ProcessState.INITIALIZING
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +76,35 @@ class Dispatcher:
         self._clock = clock
 
     def dispatch(self) -> int:
-        """Submit all that waits; the number of Processes that were taken.
+        """Submit what waits, up to a bound; the number of Processes that were taken.
 
         While one batch is being submitted, the next is prepared.
         """
-        taken = 0
-        with ThreadPoolExecutor(1, thread_name_prefix="submit") as pool:
-            waiting: tuple[list[Ready], Future[list[SubmitOutcome]]] | None = None
-            while True:
-                claimed = self._claim()
-                taken += len(claimed)
-                ready = self._intend(self._prepare(claimed))
-                if waiting:
-                    goes_on = self._record(waiting[0], waiting[1].result())
-                    waiting = None
-                    if not goes_on:
-                        self._put_back(ready)
-                        return taken
-                if not claimed:
-                    return taken
-                if ready:
-                    waiting = (ready, pool.submit(self._submit, ready))
+        taken: list[str] = []
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="submit") as pool:
+                self._dispatch(pool, taken)
+        finally:
+            self._processes.let_go(taken)
+        return len(taken)
+
+    def _dispatch(self, pool: ThreadPoolExecutor, taken: list[str]) -> None:
+        waiting: tuple[list[Ready], Future[list[SubmitOutcome]]] | None = None
+        # Bounded, because meanwhile nothing is observed, canceled or collected.
+        for turn in range(BATCHES + 1):
+            claimed = self._claim() if turn < BATCHES else []
+            taken += [entry.id for entry in claimed]
+            ready = self._intend(self._prepare(claimed))
+            if waiting:
+                goes_on = self._record(waiting[0], waiting[1].result())
+                waiting = None
+                if not goes_on:
+                    self._put_back(ready)
+                    return
+            if not claimed:
+                return
+            if ready:
+                waiting = (ready, pool.submit(self._submit, ready))
 
     def _claim(self) -> list[Claimed]:
         return self._processes.claim(
@@ -143,6 +153,7 @@ class Dispatcher:
             if image is None:
                 raise UnknownImage(f"no image named {entry.spec.image!r} is recorded any more")
             variables = (f"{name}={value}" for name, value in entry.spec.environment.items())
+            self._check_destination(entry)
             folder.make(words(entry.spec.command), words(variables))
             if staged:
                 self._stage(entry, folder)
@@ -150,7 +161,19 @@ class Dispatcher:
         except (InvalidProcess, UnknownImage) as error:
             return self._ended(entry, ProcessState.EXECUTOR_ERROR, str(error))
         except StagingFailed as error:
-            return self._ended(entry, ProcessState.SYSTEM_ERROR, str(error))
+            # A full or missing file system is mended, and what waited for it then runs.
+            return again(entry, self._later(entry, ProcessState.QUEUED, entry.phase, str(error)))
+
+    def _check_destination(self, entry: Claimed) -> None:
+        """A file where a folder would have to be is found out before the program runs."""
+        if entry.spec.outputs:
+            store, _, path = entry.spec.outputs.destination.partition(":")
+            root = self._rules.stores.get(store)
+            if root is None:
+                raise StagingFailed(f"the store {store} is not configured any more")
+            for part in [root / path, *(root / path).parents]:
+                if part.exists() and not part.is_dir():
+                    raise InvalidProcess(f"{entry.spec.outputs.destination} leads through a file")
 
     def _stage(self, entry: Claimed, folder: ContextFolder) -> None:
         copied = folder.stage(entry.spec, self._rules.stores, self._rules.staging)
@@ -177,7 +200,7 @@ class Dispatcher:
             ]
         )
         return [
-            replace(entry, claimed=replace(entry.claimed, state=ProcessState.INITIALIZING))
+            replace(entry, claimed=replace(entry.claimed, state=_BUSY, phase=Phase.SUBMITTING))
             for entry in ready
             if entry.claimed.id not in lost
         ]
@@ -248,7 +271,7 @@ class Dispatcher:
         self, entry: Claimed, state: ProcessState, phase: Phase, detail: str, **values: Any
     ) -> Change:
         source = self._scheduler.name if phase is Phase.SUBMITTED else "runner"
-        return Change(entry.id, entry.state, state, phase, source, detail, values)
+        return Change(entry.id, entry.state, state, entry.phase, phase, source, detail, values)
 
     def _apply(self, changes: Sequence[Change]) -> frozenset[str]:
         lost = self._processes.apply(changes, runner=self._rules.runner, now=self._clock())

@@ -1,11 +1,12 @@
 """What programs print, brought from their contexts into the database while they run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slurmbridge.context.folder import LOG_FILES, ContextFolder
 from slurmbridge.store import ProcessStore
 
+PIECE_BYTES = 64 * 1024
 _CUT = b"\n[slurmbridge: the log is longer; the whole is with the outputs]\n"
 
 
@@ -18,24 +19,30 @@ class LogKeeper:
         self._limit = limit_bytes
 
     def keep(self, process_ids: Sequence[str]) -> None:
-        """Bring the logs of these Processes up to date."""
-        if not process_ids:
-            return
-        sizes = self._processes.log_sizes(process_ids)
-        chunks = []
+        """Bring the logs of these Processes on by a piece each."""
+        sizes = self._processes.log_sizes(process_ids) if process_ids else {}
         for process_id in process_ids:
-            folder = ContextFolder(self._contexts, process_id)
-            for stream in LOG_FILES:
-                offset = sizes.get((process_id, stream), 0)
-                data = self._read(folder, stream, offset)
-                if data:
-                    chunks.append((process_id, stream, offset, data))
+            self._keep(process_id, sizes)
+
+    def finish(self, process_id: str) -> None:
+        """Bring the logs of an ended Process to their end."""
+        while self._keep(process_id, self._processes.log_sizes([process_id])):
+            pass
+
+    def _keep(self, process_id: str, sizes: Mapping[tuple[str, str], int]) -> bool:
+        folder = ContextFolder(self._contexts, process_id)
+        chunks = []
+        for stream in LOG_FILES:
+            offset = sizes.get((process_id, stream), 0)
+            if data := self._read(folder, stream, offset):
+                chunks.append((process_id, stream, offset, data))
         self._processes.add_log(chunks)
+        return bool(chunks)
 
     def _read(self, folder: ContextFolder, stream: str, offset: int) -> bytes:
         if offset > self._limit:
             return b""
-        data = folder.read_log(stream, offset, self._limit - offset + 1)
+        data = folder.read_log(stream, offset, min(PIECE_BYTES, self._limit - offset + 1))
         if offset + len(data) <= self._limit:
             return data
         return data[: self._limit - offset] + _CUT

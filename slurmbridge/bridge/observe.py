@@ -1,13 +1,16 @@
 """One query for all jobs; only what has changed is written."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from slurmbridge.errors import ReplyUnreadable, SchedulerUnavailable
 from slurmbridge.lifecycle import Phase, ProcessState, classify, is_legal
 from slurmbridge.scheduler import JobReport, Scheduler
 from slurmbridge.store import Change, Open, ProcessStore
 
+log = logging.getLogger(__name__)
 # sacct's own window: a job can be older than its Process is by no more than the hosts' clocks.
 CLOCK_MARGIN = timedelta(minutes=10)
 _WAITING = frozenset({ProcessState.QUEUED, ProcessState.INITIALIZING, ProcessState.UNKNOWN})
@@ -47,11 +50,24 @@ class Observer:
                 missing.append(row)
             elif change := decide(row, report):
                 changes.append(change)
-        changes += self._decide_missing(missing, now)
         self._processes.apply(changes, runner=None, now=now)
-        self._cancel(rows, changes)
+        # What follows may fail by itself: accounting may be silent while the controller answers.
+        changes += self._tolerantly("ask accounting", lambda: self._miss(missing, now))
+        self._tolerantly("cancel", lambda: self._cancel(rows, changes))
         ended = {change.process_id for change in changes if change.phase is not Phase.SUBMITTED}
         return [row for row in rows if row.id not in ended]
+
+    def _tolerantly(self, what: str, act: Callable[[], list[Change]]) -> list[Change]:
+        try:
+            return act()
+        except (SchedulerUnavailable, ReplyUnreadable) as error:
+            log.warning("could not %s: %s", what, error)
+            return []
+
+    def _miss(self, missing: Sequence[Open], now: datetime) -> list[Change]:
+        changes = self._decide_missing(missing, now)
+        self._processes.apply(changes, runner=None, now=now)
+        return changes
 
     def _decide_missing(self, missing: Sequence[Open], now: datetime) -> list[Change]:
         if not missing:
@@ -82,28 +98,30 @@ class Observer:
         values = {"slurm_state": None, "ended_at": now}
         return [_change(row, row.state, "runner", detail, values, Phase.COLLECTING)]
 
-    def _cancel(self, rows: Sequence[Open], changes: Sequence[Change]) -> None:
+    def _cancel(self, rows: Sequence[Open], changes: Sequence[Change]) -> list[Change]:
         """Ask Slurm to end what shall end, again each time until it has."""
         state = {row.id: row.state for row in rows}
         state |= {change.process_id: change.after for change in changes}
         ended = {change.process_id for change in changes if change.phase is Phase.COLLECTING}
         wanted = [row for row in rows if row.cancel_requested and row.id not in ended]
         if not wanted:
-            return
+            return []
         self._scheduler.cancel([row.job_id for row in wanted])
-        now = self._clock()
-        self._processes.apply(
-            [
-                Change(
-                    row.id, state[row.id], ProcessState.CANCELING, Phase.SUBMITTED,
-                    self._scheduler.name, f"Slurm was asked to cancel job {row.job_id}",
-                )
-                for row in wanted
-                if state[row.id] is not ProcessState.CANCELING
-            ],
-            runner=None,
-            now=now,
-        )  # fmt: skip
+        asked = [
+            Change(
+                row.id,
+                state[row.id],
+                ProcessState.CANCELING,
+                Phase.SUBMITTED,
+                Phase.SUBMITTED,
+                self._scheduler.name,
+                f"Slurm was asked to cancel job {row.job_id}",
+            )
+            for row in wanted
+            if state[row.id] is not ProcessState.CANCELING
+        ]
+        self._processes.apply(asked, runner=None, now=self._clock())
+        return asked
 
 
 def decide(row: Open, report: JobReport) -> Change | None:
@@ -156,4 +174,4 @@ def _change(
     values: Mapping[str, Any],
     phase: Phase = Phase.SUBMITTED,
 ) -> Change:
-    return Change(row.id, row.state, after, phase, source, detail, values)
+    return Change(row.id, row.state, after, Phase.SUBMITTED, phase, source, detail, values)

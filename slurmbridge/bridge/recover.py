@@ -1,13 +1,27 @@
 """Processes of which it is not known whether Slurm has their job: found by name, never guessed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from slurmbridge.bridge.observe import CLOCK_MARGIN
+from slurmbridge.context.folder import ContextFolder
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.scheduler import JobReport, Scheduler
 from slurmbridge.store import Change, Claimed, ProcessStore, again
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverRules:
+    """Limits and places."""
+
+    runner: str
+    contexts: Path
+    absence: timedelta
+    lease: timedelta
+    retry: timedelta
 
 
 class Recoverer:
@@ -17,19 +31,13 @@ class Recoverer:
         self,
         processes: ProcessStore,
         scheduler: Scheduler,
+        rules: RecoverRules,
         *,
-        runner: str,
-        absence: timedelta,
-        lease: timedelta,
-        retry: timedelta,
         clock: Callable[[], datetime],
     ) -> None:
         self._processes = processes
         self._scheduler = scheduler
-        self._runner = runner
-        self._absence = absence
-        self._lease = lease
-        self._retry = retry
+        self._rules = rules
         self._clock = clock
 
     def recover(self) -> int:
@@ -39,14 +47,22 @@ class Recoverer:
             SchedulerUnavailable, ReplyUnreadable: they stay in doubt.
         """
         claimed = self._processes.claim(
-            Phase.SUBMITTING, runner=self._runner, limit=500, now=self._clock(), lease=self._lease
+            Phase.SUBMITTING,
+            runner=self._rules.runner,
+            limit=500,
+            now=self._clock(),
+            lease=self._rules.lease,
         )
-        if not claimed:
-            return 0
+        try:
+            return self._decide_all(claimed) if claimed else 0
+        finally:
+            self._processes.let_go(entry.id for entry in claimed)
+
+    def _decide_all(self, claimed: Sequence[Claimed]) -> int:
         found = self._find(claimed)
         now = self._clock()
         changes = [self._decide(entry, found.get(entry.job_name, []), now) for entry in claimed]
-        self._processes.apply(changes, runner=self._runner, now=now)
+        self._processes.apply(changes, runner=self._rules.runner, now=now)
         return len(claimed)
 
     def _find(self, claimed: Sequence[Claimed]) -> dict[str, list[JobReport]]:
@@ -66,16 +82,28 @@ class Recoverer:
         if found:
             first = min(found, key=lambda report: report.job_id)
             detail = f"found by its name as job {first.job_id}"
-            values = {"job_id": first.job_id, "slurm_state": str(first.status), "reason": None}
+            values = {
+                "job_id": first.job_id,
+                "slurm_state": str(first.status),
+                "reason": None,
+                "missing_since": None,
+            }
             return _change(
                 entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, values, first.source
             )
-        assert entry.intended_at is not None
-        if now - entry.intended_at >= self._absence:
-            detail = f"no job of its name has appeared for {now - entry.intended_at}: again"
-            return _change(entry, ProcessState.QUEUED, Phase.ACCEPTED, detail, {"reason": None})
+        taken_by = ContextFolder(self._rules.contexts, entry.id).left().taken_by
+        if taken_by is not None:
+            detail = f"its context was taken by job {taken_by}"
+            values = {"job_id": taken_by, "slurm_state": None, "reason": None}
+            return _change(entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, values)
+        # From the first look that was answered, not from the intent: Slurm may have been away.
+        since = entry.missing_since or now
+        if now - since >= self._rules.absence:
+            detail = f"no job of its name has appeared for {now - since}: again"
+            values = {"reason": None, "missing_since": None}
+            return _change(entry, ProcessState.QUEUED, Phase.ACCEPTED, detail, values)
         detail = "no job of its name is known yet"
-        doubt = {"not_before": now + self._retry, "reason": detail}
+        doubt = {"not_before": now + self._rules.retry, "reason": detail, "missing_since": since}
         change = _change(entry, ProcessState.UNKNOWN, Phase.SUBMITTING, detail, doubt)
         return again(entry, change)
 
@@ -88,4 +116,4 @@ def _change(
     values: Mapping[str, Any],
     source: str = "runner",
 ) -> Change:
-    return Change(entry.id, entry.state, after, phase, source, detail, values)
+    return Change(entry.id, entry.state, after, entry.phase, phase, source, detail, values)

@@ -20,6 +20,7 @@ class Renderer:
 
     templates: Templates
     contexts: Path
+    log_limit_bytes: int = 256 * 1024 * 1024
 
     def render(self, process_id: str, spec: ProcessSpec, image: Image) -> Script:
         """Exactly what is submitted for this Process."""
@@ -48,6 +49,7 @@ class Renderer:
             image_path=image.path,
             image_sha256=Directive(image.sha256),
             image_offset=Directive(str(image.squashfs_offset)),
+            log_limit=Directive(str(self.log_limit_bytes)),
             seal=seal(sealed),
             traced=record is not None,
             trace_filtered=record is not None and record.filtered,

@@ -1,9 +1,11 @@
 """One Process's Compute Context on the shared file system."""
 
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,8 @@ class Left:
 
     exit_code: int | None
     refused: str | None
+    # The job that took the context.
+    taken_by: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class ContextFolder:
             try:
                 self.path.mkdir(mode=0o700)
             except FileExistsError:
+                if os.path.lexists(self.path / "claim"):
+                    raise StagingFailed("a job has taken the context already") from None
                 self.remove()
                 self.path.mkdir(mode=0o700)
             (self.path / "input").mkdir(mode=0o750)
@@ -96,7 +102,7 @@ class ContextFolder:
         self, source: str, target: str, stores: Mapping[str, Path], bounds: Bounds
     ) -> list[Copied]:
         store, _, path = source.partition(":")
-        if not stores[store].is_dir():
+        if store not in stores or not stores[store].is_dir():
             raise StagingFailed(f"the folder of the store {store} is missing")
         try:
             with opened(stores[store], path) as descriptor:
@@ -119,12 +125,28 @@ class ContextFolder:
             raise StagingFailed(f"{source} could not be staged: {error.strerror}") from error
 
     def left(self) -> Left:
-        """What the script left. Only the bridge and its job can write these files."""
+        """What the script left. Only the bridge and its job can write these files.
+
+        Raises:
+            StagingFailed: a file is there and cannot be read.
+        """
         code = self._read("exit_code")
+        taken_by = self._claim()
         return Left(
-            exit_code=int(code) if code and code.strip().isdigit() else None,
+            exit_code=int(code) if code and code.isdecimal() else None,
             refused=self._read("refused"),
+            taken_by=int(taken_by) if taken_by.isdecimal() else None,
         )
+
+    def exists(self) -> bool:
+        """Whether there is such a context."""
+        return self.path.is_dir()
+
+    def _claim(self) -> str:
+        try:
+            return str((self.path / "claim").readlink())
+        except OSError:
+            return ""
 
     def _read(self, name: str) -> str | None:
         try:
@@ -132,6 +154,8 @@ class ContextFolder:
                 return file.read(_SMALL).decode(errors="replace").strip()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StagingFailed(f"{name} cannot be read: {error.strerror}") from error
 
     def read_log(self, stream: str, offset: int, limit: int) -> bytes:
         """What a stream holds from a byte offset on; empty when it does not exist yet."""
@@ -139,35 +163,52 @@ class ContextFolder:
             with (self.path / LOG_FILES[stream]).open("rb") as file:
                 file.seek(offset)
                 return file.read(limit)
-        except FileNotFoundError:
+        except OSError:
             return b""
 
-    def carry_out(self, target: Path, bounds: Bounds) -> Carried:
+    def carry_out(self, target: Path, bounds: Bounds, may_go_on: Callable[[], bool]) -> Carried:
         """Copy outputs, logs and trace to the new folder `target`, which appears whole or not.
 
         The program can write to output/ alone, and may have left anything there: only plain files
         with one name are taken. Logs and trace are carried even when the outputs are too much.
 
+        `may_go_on` is asked just before: whether nobody else carries the same.
+
         Raises:
             StagingFailed
         """
-        partial = target.with_name(f".{target.name}.partial")
+        if not self.exists():
+            raise StagingFailed("the context is missing")
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
-            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o750, parents=True)
             output = self._carry_output(partial, bounds)
             files = list(output.files)
             for name in (*LOG_FILES.values(), "trace.zst"):
                 files += self._carry_file(name, partial)
+            if not may_go_on():
+                raise StagingFailed("another Runner carries the outputs")
             if target.exists():
-                shutil.rmtree(target)
-            partial.rename(target)
+                # Of an earlier attempt that ended before it was recorded; the context is whole.
+                earlier = target.with_name(f"{partial.name}.earlier")
+                target.rename(earlier)
+                partial.rename(target)
+                shutil.rmtree(earlier)
+            else:
+                partial.rename(target)
+        except StagingFailed:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
             raise StagingFailed(f"outputs could not be carried: {error.strerror}") from error
         return Carried(tuple(files), output.ignored, output.too_much)
 
     def _carry_output(self, partial: Path, bounds: Bounds) -> Carried:
         try:
+            with suppress(FileNotFoundError):
+                # The program may have shut its own door.
+                (self.path / "output").chmod(0o700)
             with opened(self.path, "output") as output:
                 copied, ignored = copy_tree(output, partial / "output", bounds)
         except FileNotFoundError:
@@ -189,42 +230,42 @@ class ContextFolder:
             return []
 
     def remove(self) -> None:
-        """Destroy the context. Folders that the program made unreadable are opened first.
+        """Destroy the context, whatever the program has made in it.
 
         Raises:
             StagingFailed
         """
-
-        def unlock(function: Callable[[str], object], path: str, error: BaseException) -> None:
-            if isinstance(error, FileNotFoundError):
-                return
-            if path != str(self.path):
-                os.chmod(os.path.dirname(path), 0o700)  # noqa: PTH101, PTH120
-            if not os.path.islink(path) and os.path.isdir(path):  # noqa: PTH114, PTH112
-                os.chmod(path, 0o700)  # noqa: PTH101
-                _rmtree(Path(path), unlock)
-            else:
-                function(path)
-
         try:
-            _rmtree(self.path, unlock)
+            if self.exists():
+                _remove(self.path)
         except OSError as error:
             raise StagingFailed(f"the context cannot be removed: {error.strerror}") from error
 
 
-def _rmtree(path: Path, on_error: Callable[..., None]) -> None:
-    def with_exception(function: Callable[[str], object], name: str, info: object) -> None:
-        error = info[1] if isinstance(info, tuple) else info
-        assert isinstance(error, BaseException)
-        on_error(function, name, error)
+def _remove(root: Path) -> None:
+    """Remove a tree without recursion: a program can nest folders deeper than any stack.
 
-    # `onerror` is deprecated from 3.12 on, `onexc` unknown before it.
-    import sys
-
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(path, onexc=with_exception)
-    else:
-        shutil.rmtree(path, onerror=with_exception)
+    Every folder is moved up to `root` first, so that no path is ever long.
+    """
+    root.chmod(0o700)
+    folders = [root]
+    moved = 0
+    while folders:
+        folder = folders.pop()
+        with os.scandir(folder) as entries:
+            found = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for path, is_folder in found:
+            if is_folder:
+                moved += 1
+                up = root / f".removed-{moved}"
+                Path(path).chmod(0o700)
+                Path(path).rename(up)
+                folders.append(up)
+            else:
+                Path(path).unlink()
+        if folder != root:
+            folder.rmdir()
+    root.rmdir()
 
 
 def _less(bounds: Bounds, copied: Sequence[Copied]) -> Bounds:

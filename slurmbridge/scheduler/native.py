@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from slurmbridge.errors import (
@@ -24,7 +25,8 @@ from slurmbridge.scheduler import JobReport, Submission, SubmitOutcome, wire
 from slurmbridge.scheduler.commands import CommandScheduler
 from slurmbridge.shell import CLEAN_ENVIRONMENT, LineChild, Shell
 
-CHILD = (sys.executable, "-I", "-m", "slurmbridge.scheduler.native_child")
+# Run as a file, not as a module of this package: nothing of the package is loaded beside pyslurm.
+CHILD = (sys.executable, "-I", str(Path(__file__).with_name("native_child.py")))
 
 
 class NativeScheduler:

@@ -1,8 +1,8 @@
 """The child process in which pyslurm lives: one JSON line in, JSON lines out.
 
 pyslurm's calls hold the interpreter's lock while slurmctld is silent, importing it changes the
-whole process, and it is GPL-2.0: so it has a process of its own that can be ended. Started as
-`python -m slurmbridge.scheduler.native_child`; imports nothing else of this package.
+whole process, and it is GPL-2.0: so it has a process of its own that can be ended. Started as a
+file, `python native_child.py`; nothing else of this package is loaded there.
 """
 
 import json

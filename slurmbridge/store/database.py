@@ -1,5 +1,6 @@
 """The database: how it is opened, migrated, read and written."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,13 +13,14 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from slurmbridge.errors import DatabaseUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_SECONDS = 15
+BUSY_SECONDS = 10
 
 
 class Database:
@@ -106,9 +108,19 @@ def _alembic() -> Config:
     return config
 
 
+def _make_private(file: str | None) -> None:
+    """SQLite makes its files, the WAL included, as readable as the first one is."""
+    if file and file != ":memory:":
+        try:
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise DatabaseUnavailable(f"{file} cannot be opened: {error.strerror}") from error
+
+
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
+    _make_private(make_url(url).database)
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
     if ":memory:" in url or url == "sqlite://":
         # Every connection of its own would see an empty database of its own.

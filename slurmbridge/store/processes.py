@@ -46,6 +46,8 @@ class Claimed:
     exit_code: int | None
     signal: int | None
     reason: str | None
+    ended_at: datetime | None
+    missing_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Change:
     process_id: str
     before: ProcessState
     after: ProcessState
+    before_phase: Phase
     phase: Phase
     source: str
     detail: str
@@ -95,6 +98,8 @@ class ProcessStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Replaced whole and never changed, for the heartbeat reads it from another thread.
+        self._held: frozenset[str] = frozenset()
 
     def add(self, entries: Sequence[tuple[str, ProcessSpec]], *, by: str, now: datetime) -> None:
         """Accept Processes: all are durable when this returns, or none is."""
@@ -219,9 +224,13 @@ class ProcessStore:
         by: str,
         now: datetime,
     ) -> None:
-        detail = f"canceled by {by} before anything was done for it"
+        detail = f"canceled by {by} before it was submitted"
         change = Change(
-            process_id, state, ProcessState.CANCELED, Phase.DONE, "api", detail,
+            process_id,
+            state,
+            ProcessState.CANCELED,
+            Phase.ACCEPTED,
+            Phase.DONE, "api", detail,
             {"ended_at": now, "reason": detail, "cancel_requested": True},
         )  # fmt: skip
         _apply(connection, [change], runner=None, now=now)
@@ -268,17 +277,37 @@ class ProcessStore:
         )
         with self._database.write() as connection:
             rows = connection.execute(take).mappings().all()
-        return sorted((_claimed(row) for row in rows), key=lambda claimed: claimed.id)
+        claimed = sorted((_claimed(row) for row in rows), key=lambda entry: entry.id)
+        self._held = self._held | {entry.id for entry in claimed}
+        return claimed
 
     def renew(self, runner: str, *, now: datetime, lease: timedelta) -> None:
-        """Prolong what a Runner still holds. What it has lost stays lost."""
+        """Prolong what a Runner holds and is working on. What it has lost stays lost."""
+        held = list(self._held)
+        if not held:
+            return
         query = (
             update(_PROCESS)
             .where(_PROCESS.c.claimed_by == runner, _PROCESS.c.claimed_until > now)
+            .where(_PROCESS.c.id.in_(held))
             .values(claimed_until=now + lease)
         )
         with self._database.write() as connection:
             connection.execute(query)
+
+    def let_go(self, process_ids: Iterable[str]) -> None:
+        """Nobody works on these any more: a claim that is left over ends with its lease."""
+        self._held = self._held - frozenset(process_ids)
+
+    def holds(self, process_id: str, *, runner: str, now: datetime) -> bool:
+        """Whether a Runner's claim still stands."""
+        query = select(_PROCESS.c.id).where(
+            _PROCESS.c.id == process_id,
+            _PROCESS.c.claimed_by == runner,
+            _PROCESS.c.claimed_until > now,
+        )
+        with self._database.read() as connection:
+            return connection.execute(query).one_or_none() is not None
 
     def apply(
         self, changes: Sequence[Change], *, runner: str | None, now: datetime
@@ -405,10 +434,13 @@ def _apply(
         query = update(_PROCESS).where(
             _PROCESS.c.id == bindparam("b_id"),
             _PROCESS.c.state == bindparam("b_before"),
+            _PROCESS.c.phase == bindparam("b_phase"),
         )
+        free = {}
         if runner is not None:
             query = query.where(_PROCESS.c.claimed_by == runner)
-        free = {"claimed_by": None, "claimed_until": None} if "claimed_until" not in names else {}
+            if "claimed_until" not in names:
+                free = {"claimed_by": None, "claimed_until": None}
         query = query.values(
             state=bindparam("v_state"), phase=bindparam("v_phase"), **columns, **free
         )
@@ -418,6 +450,7 @@ def _apply(
                 {
                     "b_id": change.process_id,
                     "b_before": change.before,
+                    "b_phase": change.before_phase,
                     "v_state": change.after,
                     "v_phase": change.phase,
                     **{f"v_{name}": value for name, value in change.values.items()},

@@ -14,7 +14,7 @@ from slurmbridge.bridge.desk import Desk
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
-from slurmbridge.bridge.recover import Recoverer
+from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import ProcessState
@@ -216,10 +216,7 @@ class Bridge:
             recoverer=Recoverer(
                 self.processes,
                 self.slurm,
-                runner=runner,
-                absence=ABSENCE,
-                lease=LEASE,
-                retry=RETRY,
+                RecoverRules(runner, self.root / "contexts", ABSENCE, LEASE, RETRY),
                 clock=self.clock,
             ),
             collector=Collector(self.processes, logs, collect, clock=self.clock),

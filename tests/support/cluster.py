@@ -68,7 +68,8 @@ class Cluster:
 
     def native_scheduler(self, *, timeout_seconds: float = 30) -> NativeScheduler:
         """pyslurm on the bridge, in a child that is reached through the engine."""
-        child = (BRIDGE_PYTHON, "-m", "slurmbridge.scheduler.native_child")
+        file = "/opt/slurmbridge/src/slurmbridge/scheduler/native_child.py"
+        child = (BRIDGE_PYTHON, "-I", file)
         return NativeScheduler(
             self.shell("bridge"),
             timeout_seconds=timeout_seconds,
