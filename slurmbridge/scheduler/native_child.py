@@ -82,7 +82,7 @@ def submit(pyslurm: Any, scripts: list[str]) -> Iterable[dict[str, Any]]:
 
 
 def report(pyslurm: Any, _jobs: object) -> Iterable[dict[str, Any]]:
-    """All jobs of this user, in one query, in one line."""
+    """All jobs of this user, in one line. pyslurm asks for everybody's, in one query."""
     user = os.getuid()
     yield {
         "jobs": [
