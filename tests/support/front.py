@@ -93,7 +93,16 @@ class Front:
         self, process_id: str, state: ProcessState = ProcessState.COMPLETE, **values: Any
     ) -> None:
         """Let a queued Process have ended."""
-        change = Change(process_id, ProcessState.QUEUED, state, Phase.DONE, "test", "ended", values)
+        change = Change(
+            process_id,
+            ProcessState.QUEUED,
+            state,
+            Phase.ACCEPTED,
+            Phase.DONE,
+            "test",
+            "ended",
+            values,
+        )
         ProcessStore(self.database).apply([change], runner=None, now=NOW)
 
     def print(self, process_id: str, data: bytes, *, offset: int = 0) -> None:

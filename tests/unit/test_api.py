@@ -365,7 +365,14 @@ def test_the_script_is_there_once_it_is_rendered(front: Front, http: httpx.Clien
     problem(http.get(path), 404, "script-not-ready")
     state = ProcessState.QUEUED
     change = Change(
-        process_id, state, state, Phase.SUBMITTING, "test", "x", {"script": "#!/bin/sh\n"}
+        process_id,
+        state,
+        state,
+        Phase.ACCEPTED,
+        Phase.SUBMITTING,
+        "test",
+        "x",
+        {"script": "#!/bin/sh\n"},
     )
     ProcessStore(front.database).apply([change], runner=None, now=NOW)
     assert http.get(path).text == "#!/bin/sh\n"

@@ -123,7 +123,7 @@ S, P = SlurmState, ProcessState
 ENDS = [
     # Slurm's word, exit code that is left, refusal that is left, verdict, part of the reason
     ("COMPLETED", 0, None, P.COMPLETE, None),
-    ("COMPLETED", 3, None, P.EXECUTOR_ERROR, "exit code 3"),
+    ("COMPLETED", 3, None, P.SYSTEM_ERROR, "COMPLETED, but the program ended with exit code 3"),
     ("COMPLETED", None, None, P.SYSTEM_ERROR, "left no exit code"),
     ("COMPLETED", 0, "no image", P.SYSTEM_ERROR, "the node refused: no image"),
     ("COMPLETED+UPDATE_DB", 0, None, P.COMPLETE, None),
@@ -131,7 +131,7 @@ ENDS = [
     ("FAILED", 200, None, P.EXECUTOR_ERROR, "exit code 200"),
     ("FAILED", None, None, P.SYSTEM_ERROR, "left no exit code"),
     ("FAILED", 78, "no image", P.SYSTEM_ERROR, "the node refused: no image"),
-    ("FAILED", 0, None, P.EXECUTOR_ERROR, "exit code 0"),
+    ("FAILED", 0, None, P.SYSTEM_ERROR, "FAILED, but the program ended with exit code 0"),
     ("CANCELLED", 143, None, P.CANCELED, "it was canceled"),
     ("CANCELLED by 1000", None, None, P.CANCELED, "it was canceled"),
     ("TIMEOUT", 143, None, P.EXECUTOR_ERROR, "time limit"),
@@ -361,13 +361,21 @@ def test_an_image_that_is_not_recorded_any_more_ends_the_process(bridge: Bridge)
     assert "no image named 'python' is recorded any more" in str(bridge.get(one).reason)
 
 
-def test_a_store_that_left_the_configuration_ends_only_those_that_need_it(bridge: Bridge) -> None:
+def test_a_store_that_left_the_configuration_keeps_back_only_those_that_need_it(
+    bridge: Bridge,
+) -> None:
     (bridge.root / "data/a").touch()
     one, two = bridge.submit(inputs=[{"source": "data:a"}]), bridge.submit()
     results = {"results": bridge.root / "results"}
     bridge.new_verbs("runner-2", stores=results).dispatcher.dispatch()
-    assert bridge.state(one) is ProcessState.SYSTEM_ERROR
-    assert bridge.get(two).job_id == 1
+    assert bridge.state(one) is ProcessState.QUEUED
+    assert "the folder of the store data is missing" in str(bridge.get(one).reason)
+    assert (bridge.jobs_of(one), bridge.get(two).job_id) == ([], 1)
+    bridge.verbs.dispatcher.dispatch()
+    assert bridge.jobs_of(one) == []
+    bridge.advance(RETRY)
+    bridge.verbs.dispatcher.dispatch()
+    assert bridge.jobs_of(one) == [2]
 
 
 def test_a_store_that_left_the_configuration_keeps_outputs_until_it_is_back(bridge: Bridge) -> None:
@@ -498,11 +506,14 @@ def test_after_a_crash_between_intent_and_submission_it_is_submitted_once_its_ab
     bridge: Bridge,
 ) -> None:
     one = crash_before_submission(bridge)
-    bridge.advance(ABSENCE - SECOND)
+    bridge.advance(LEASE + SECOND)
     other = bridge.new_verbs("runner-2")
+    other.recoverer.recover()
+    bridge.advance(ABSENCE - SECOND)
+    other.recoverer.recover()
     other.dispatcher.dispatch()
-    assert bridge.jobs_of(one) == []
-    bridge.advance(LEASE)
+    assert (bridge.state(one), bridge.jobs_of(one)) == (ProcessState.UNKNOWN, [])
+    bridge.advance(RETRY)
     other.recoverer.recover()
     assert bridge.state(one) is ProcessState.QUEUED
     other.dispatcher.dispatch()
@@ -514,15 +525,15 @@ def test_what_is_in_doubt_stays_in_doubt_until_its_absence_has_lasted(bridge: Br
     bridge.slurm.answer = SchedulerUnavailable("socket timed out")
     bridge.verbs.dispatcher.dispatch()
     bridge.slurm.answer = None
+    bridge.advance(RETRY)
     waited = timedelta()
-    while waited + RETRY < ABSENCE:
-        bridge.advance(RETRY)
-        waited += RETRY
+    while waited < ABSENCE:
         assert bridge.verbs.recoverer.recover() == 1
         assert bridge.state(one) is ProcessState.UNKNOWN
         bridge.verbs.dispatcher.dispatch()
         assert bridge.jobs_of(one) == []
-    bridge.advance(RETRY)
+        bridge.advance(RETRY)
+        waited += RETRY
     bridge.verbs.recoverer.recover()
     bridge.verbs.dispatcher.dispatch()
     assert bridge.jobs_of(one) == [1]
@@ -751,7 +762,9 @@ def test_a_cancel_of_what_is_in_doubt_waits_until_the_job_is_found(bridge: Bridg
 def test_a_cancel_of_what_never_reached_slurm_ends_it_once_that_is_proven(bridge: Bridge) -> None:
     one = crash_before_submission(bridge)
     bridge.desk.cancel(one, by="alice")
-    bridge.advance(LEASE + ABSENCE)
+    bridge.advance(LEASE + SECOND)
+    bridge.look()
+    bridge.advance(ABSENCE)
     bridge.look()
     bridge.verbs.dispatcher.dispatch()
     assert bridge.state(one) is ProcessState.CANCELED
@@ -772,7 +785,9 @@ def test_a_cancel_while_slurm_is_silent_leaves_no_context(bridge: Bridge) -> Non
 def test_a_cancel_of_what_never_reached_slurm_leaves_no_context(bridge: Bridge) -> None:
     one = crash_before_submission(bridge)
     bridge.desk.cancel(one, by="alice")
-    bridge.advance(LEASE + ABSENCE)
+    bridge.advance(LEASE + SECOND)
+    bridge.look()
+    bridge.advance(ABSENCE)
     bridge.look()
     bridge.verbs.dispatcher.dispatch()
     bridge.verbs.collector.sweep()

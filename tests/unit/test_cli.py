@@ -79,7 +79,7 @@ def test_submit_takes_json_from_a_file_and_from_stdin(bench: Bench) -> None:
         ("a.yaml", b"image: python", ".toml or .json"),
         ("a", b"", ".toml or .json"),
         ("a.toml", b"#" * (1 << 20) + b"\n", "1048576 bytes"),
-        ("a.toml", b'image = "python"\n', "command: field required"),
+        ("a.toml", b'image = "python"\n', "command: is missing"),
         ("a.toml", TOML.encode() + b"colour = 1\n", "colour: is not a field"),
         ("a.json", b'{"image": "python", "command": ["\\ud800"]}', "not valid UTF-8"),
         ("a.json", b"[" * 100_000, "nested too deeply"),
@@ -300,7 +300,7 @@ def test_the_script_is_printed_as_it_is(bench: Bench) -> None:
     assert "not rendered yet" in refused(bench.run("script", process_id))
     state = ProcessState.QUEUED
     values = {"script": "#!/bin/sh\n[bold]x\n"}
-    change = Change(process_id, state, state, Phase.SUBMITTING, "test", "x", values)
+    change = Change(process_id, state, state, Phase.ACCEPTED, Phase.SUBMITTING, "test", "x", values)
     ProcessStore(bench.front.database).apply([change], runner=None, now=NOW)
     assert bench.run("script", process_id).stdout == "#!/bin/sh\n[bold]x\n"
     assert bench.json("script", process_id) == values

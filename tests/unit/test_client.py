@@ -144,7 +144,16 @@ def test_the_rest_of_the_bridge_is_reached(front: Front, client: Client) -> None
     assert client.capability() == CAPABILITY
     assert client.images() == [IMAGE]
     state = ProcessState.QUEUED
-    change = Change(process_id, state, state, Phase.SUBMITTING, "test", "x", {"script": "text\n"})
+    change = Change(
+        process_id,
+        state,
+        state,
+        Phase.ACCEPTED,
+        Phase.SUBMITTING,
+        "test",
+        "x",
+        {"script": "text\n"},
+    )
     ProcessStore(front.database).apply([change], runner=None, now=NOW)
     assert client.script(process_id) == "text\n"
 

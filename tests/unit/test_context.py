@@ -4,12 +4,12 @@ import hashlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.folder import Carried, ContextFolder
 from slurmbridge.context.tree import DEPTH_LIMIT, Bounds, NotPlain, TooMuch, copy_file, opened
 from slurmbridge.errors import InvalidProcess, StagingFailed
 from slurmbridge.model import ProcessSpec
@@ -87,6 +87,15 @@ def refusal(folder: ContextFolder, data: Path, wanted: ProcessSpec, bounds: Boun
     return str(caught.value)
 
 
+def carry(
+    folder: ContextFolder,
+    target: Path,
+    bounds: Bounds = ROOMY,
+    may_go_on: Callable[[], bool] = lambda: True,
+) -> Carried:
+    return folder.carry_out(target, bounds, may_go_on)
+
+
 def contents(root: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
@@ -107,11 +116,18 @@ def test_a_new_context_holds_command_and_environment_and_is_its_owners_alone(
 
 
 def test_a_context_that_is_made_again_holds_nothing_of_before(folder: ContextFolder) -> None:
-    (folder.path / "claim").symlink_to("7")
     (folder.path / "input/old").write_text("old")
     folder.make(b"false\0", b"")
     assert contents(folder.path) == {"command.list": b"false\0", "environment.list": b""}
-    assert not (folder.path / "claim").is_symlink()
+
+
+def test_a_context_that_a_job_has_taken_is_not_made_again(folder: ContextFolder) -> None:
+    (folder.path / "claim").symlink_to("7")
+    (folder.path / "input/used").write_text("in use")
+    before = contents(folder.path)
+    with pytest.raises(StagingFailed, match="a job has taken the context already"):
+        folder.make(b"false\0", b"")
+    assert contents(folder.path) == before
 
 
 def test_a_context_that_cannot_be_made_is_the_sites_to_put_right(tmp_path: Path) -> None:
@@ -311,7 +327,7 @@ def test_plain_files_are_carried_with_size_and_digest(
     (output / "sub/empty").mkdir(parents=True)
     (output / "sub/a.csv").write_bytes(b"abc")
     (output / "ü").write_bytes(b"")
-    carried = folder.carry_out(target, ROOMY)
+    carried = carry(folder, target)
     assert carried.ignored == ()
     assert {(file.path, file.size_bytes, file.sha256) for file in carried.files} == {
         ("output/sub/a.csv", 3, hashlib.sha256(b"abc").hexdigest()),
@@ -325,7 +341,7 @@ def test_logs_and_trace_are_carried_beside_the_outputs(
 ) -> None:
     for name in ("stdout.txt", "stderr.txt", "job.log", "trace.zst"):
         (folder.path / name).write_text(name)
-    carried = folder.carry_out(target, ROOMY)
+    carried = carry(folder, target)
     names = {"stdout.txt", "stderr.txt", "job.log", "trace.zst"}
     assert {file.path for file in carried.files} == names
     assert set(contents(target)) == names
@@ -335,7 +351,7 @@ def test_logs_are_carried_whatever_the_bounds_of_the_outputs(
     folder: ContextFolder, output: Path, target: Path
 ) -> None:
     (folder.path / "stdout.txt").write_bytes(b"x" * 100)
-    folder.carry_out(target, Bounds(0, 0))
+    carry(folder, target, Bounds(0, 0))
     assert (target / "stdout.txt").stat().st_size == 100
 
 
@@ -343,7 +359,7 @@ def test_of_the_context_itself_nothing_is_carried(
     folder: ContextFolder, output: Path, target: Path
 ) -> None:
     (folder.path / "input/secret").write_text("secret")
-    folder.carry_out(target, ROOMY)
+    carry(folder, target)
     assert contents(target) == {}
 
 
@@ -366,7 +382,7 @@ def test_what_is_not_plain_is_ignored_and_named(
         os.chdir(output)
         server.bind("socket")
         os.chdir(here)
-    carried = folder.carry_out(target, ROOMY)
+    carried = carry(folder, target)
     assert {str(entry) for entry in carried.ignored} == {
         "link: not a plain file",
         "folder-link: not a plain file",
@@ -391,7 +407,7 @@ def test_what_cannot_be_read_is_ignored_and_named(
     (output / "shut/b").write_text("b")
     (output / "shut").chmod(0o000)
     try:
-        carried = folder.carry_out(target, ROOMY)
+        carried = carry(folder, target)
     finally:
         (output / "shut").chmod(0o700)
     assert {str(entry) for entry in carried.ignored} == {
@@ -408,7 +424,7 @@ def test_a_tree_that_is_too_deep_is_ignored_from_there_on(
     deep.mkdir(parents=True)
     (deep / "too-deep").write_text("x")
     (deep.parents[5] / "deep-enough").write_text("x")
-    carried = folder.carry_out(target, ROOMY)
+    carried = carry(folder, target)
     assert [Path(file.path).name for file in carried.files] == ["deep-enough"]
     assert [entry.why for entry in carried.ignored] == [f"deeper than {DEPTH_LIMIT} folders"]
 
@@ -426,7 +442,7 @@ def test_a_tree_whose_names_are_longer_than_a_path_is_no_obstacle(
         descriptor = inner
     os.close(os.open("far", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
     os.close(descriptor)
-    carried = folder.carry_out(target, ROOMY)
+    carried = carry(folder, target)
     assert [file.path for file in carried.files] == ["output/plain"]
     assert len(carried.ignored) == 1
 
@@ -436,14 +452,14 @@ def test_an_output_folder_that_is_a_link_is_not_followed(
 ) -> None:
     (folder.path / "input/secret").write_text("secret")
     (folder.path / "output").symlink_to(folder.path / "input")
-    carried = folder.carry_out(target, ROOMY)
+    carried = carry(folder, target)
     assert carried.files == ()
     assert [entry.path for entry in carried.ignored] == ["output"]
     assert contents(target) == {}
 
 
 def test_a_job_that_never_began_leaves_an_empty_folder(folder: ContextFolder, target: Path) -> None:
-    carried = folder.carry_out(target, ROOMY)
+    carried = carry(folder, target)
     assert (carried.files, carried.ignored) == ((), ())
     assert target.is_dir()
 
@@ -455,7 +471,7 @@ def test_of_outputs_above_a_bound_nothing_is_carried_but_the_logs_are(
     (output / "a").write_bytes(b"12345")
     (output / "b").write_bytes(b"12345")
     (folder.path / "stdout.txt").write_text("printed")
-    carried = folder.carry_out(target, bounds)
+    carried = carry(folder, target, bounds)
     assert carried.too_much
     assert [file.path for file in carried.files] == ["stdout.txt"]
     assert contents(target.parent) == {"p1/stdout.txt": b"printed"}
@@ -466,7 +482,7 @@ def test_more_links_than_files_are_allowed_are_too_much(
 ) -> None:
     for name in "abc":
         (output / name).symlink_to("nowhere")
-    carried = folder.carry_out(target, Bounds(100, 2))
+    carried = carry(folder, target, Bounds(100, 2))
     assert carried.too_much
     assert len(carried.ignored) <= 2
 
@@ -476,26 +492,23 @@ def test_outputs_that_just_fit_are_carried(
 ) -> None:
     (output / "a").write_bytes(b"12345")
     (output / "b").write_bytes(b"12345")
-    assert len(folder.carry_out(target, Bounds(10, 2)).files) == 2
+    assert len(carry(folder, target, Bounds(10, 2)).files) == 2
 
 
 def test_what_an_earlier_attempt_left_is_replaced(
     folder: ContextFolder, output: Path, target: Path
 ) -> None:
     (output / "a").write_text("a")
-    partial = target.with_name(f".{target.name}.partial")
-    (partial / "output").mkdir(parents=True)
-    (partial / "output/half").write_text("half")
-    target.mkdir()
+    target.mkdir(parents=True)
     (target / "old").write_text("old")
-    folder.carry_out(target, ROOMY)
+    carry(folder, target)
     assert contents(target) == {"output/a": b"a"}
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 def test_carrying_twice_gives_the_same(folder: ContextFolder, output: Path, target: Path) -> None:
     (output / "a").write_text("a")
-    assert folder.carry_out(target, ROOMY) == folder.carry_out(target, ROOMY)
+    assert carry(folder, target) == carry(folder, target)
 
 
 def test_a_store_that_cannot_be_written_to_is_the_sites_to_put_right(
@@ -504,7 +517,7 @@ def test_a_store_that_cannot_be_written_to_is_the_sites_to_put_right(
     target.parent.parent.rmdir()
     target.parent.parent.write_text("a file where the store was")
     with pytest.raises(StagingFailed, match="outputs could not be carried"):
-        folder.carry_out(target, ROOMY)
+        carry(folder, target)
 
 
 # --- removed ---

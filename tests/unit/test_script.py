@@ -47,6 +47,7 @@ CONTEXT = ScriptContext(
     image_path="/i/python.sif",
     image_sha256=Directive("2" * 64),
     image_offset=Directive("32768"),
+    log_limit=Directive("65536"),
     seal=seal(SealedContainer((), "/code")),
     traced=True,
     trace_filtered=True,

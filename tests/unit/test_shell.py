@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurmbridge.errors import ShellUnavailable
-from slurmbridge.shell import CLEAN_ENVIRONMENT, Command, Daemon, LineChild, LocalShell, stream
+from slurmbridge.shell import CLEAN_ENVIRONMENT, Command, Daemon, LineChild, LocalShell
 
 SHELL = LocalShell()
 
@@ -193,17 +193,6 @@ def test_a_child_that_cannot_start_is_told() -> None:
 
 
 # --- in the foreground's care ---
-
-
-def test_lines_are_handed_on_as_they_come_from_both_streams() -> None:
-    lines: list[str] = []
-    assert stream(sh("echo one; echo two >&2; exit 4"), lines.append) == 4
-    assert lines == ["one", "two"]
-
-
-def test_a_program_that_cannot_be_streamed_is_named() -> None:
-    with pytest.raises(ShellUnavailable, match="/no/such/program cannot start"):
-        stream(Command(("/no/such/program",)), print)
 
 
 def test_a_daemon_runs_until_it_is_told_to_stop() -> None:

@@ -62,9 +62,11 @@ def change(
     before: ProcessState = ProcessState.QUEUED,
     after: ProcessState = ProcessState.RUNNING,
     phase: Phase = Phase.SUBMITTED,
+    *,
+    was: Phase = Phase.ACCEPTED,
     **values: Any,
 ) -> Change:
-    return Change(wanted, before, after, phase, "test", f"{before} to {after}", values)
+    return Change(wanted, before, after, was, phase, "test", f"{before} to {after}", values)
 
 
 def move(store: ProcessStore, *changes: Change, runner: str | None = None) -> frozenset[str]:
@@ -132,7 +134,15 @@ def test_a_database_without_a_schema_is_refused_with_what_to_do() -> None:
 
 
 def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path}/missing/test.db")
+    with pytest.raises(DatabaseUnavailable, match=r"missing/test\.db cannot be opened: No such"):
+        Database(f"sqlite:///{tmp_path}/missing/test.db")
+
+
+def test_a_database_that_goes_away_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    database = Database(f"sqlite:///{tmp_path}/here/test.db")
+    (tmp_path / "here/test.db").unlink()
+    (tmp_path / "here").rmdir()
     with pytest.raises(DatabaseUnavailable):
         database.migrate()
     with pytest.raises(DatabaseUnavailable):
@@ -343,11 +353,11 @@ def test_a_move_is_written_exactly_when_it_is_legal(
         move(store, change(one, after=before))
         events = len(store.events(one))
         if before is after or is_legal(before, after):
-            assert not move(store, change(one, before, after))
+            assert not move(store, change(one, before, after, was=Phase.SUBMITTED))
             assert store.get(one).state is after
             continue
         with pytest.raises(IllegalTransition):
-            move(store, change(one, before, after))
+            move(store, change(one, before, after, was=Phase.SUBMITTED))
         assert store.get(one).state is before
         assert len(store.events(one)) == events
 
@@ -357,7 +367,7 @@ def test_what_has_ended_is_moved_by_nobody(store: ProcessStore, final: ProcessSt
     add(store, ONE)
     move(store, change(ONE, after=final, phase=Phase.DONE))
     for before in set(ProcessState) - FINAL_STATES:
-        assert move(store, change(ONE, before, before)) == {ONE}
+        assert move(store, change(ONE, before, before, was=Phase.DONE)) == {ONE}
     for phase in Phase:
         if phase is not Phase.DONE:
             assert claim(store, phase=phase) == []
@@ -369,7 +379,13 @@ def test_events_are_told_in_the_order_in_which_they_were_written(store: ProcessS
     for number in range(5):
         now = START - timedelta(seconds=number)  # a clock that is set back changes no order
         same = Change(
-            ONE, ProcessState.QUEUED, ProcessState.QUEUED, Phase.ACCEPTED, "test", str(number)
+            ONE,
+            ProcessState.QUEUED,
+            ProcessState.QUEUED,
+            Phase.ACCEPTED,
+            Phase.ACCEPTED,
+            "test",
+            str(number),
         )
         store.apply([same], runner=None, now=now)
     assert [event.detail for event in store.events(ONE)][1:] == ["0", "1", "2", "3", "4"]
