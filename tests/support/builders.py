@@ -1,6 +1,7 @@
 """A bridge put together as wiring.py does, over a Slurm in memory, and the golden scripts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -17,7 +18,7 @@ from slurmbridge.bridge.observe import Observer
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.context.tree import Bounds
-from slurmbridge.lifecycle import ProcessState
+from slurmbridge.lifecycle import ProcessState, SlurmState
 from slurmbridge.model import Event, Process, parse_spec
 from slurmbridge.runner import Cadence, Runner, Verbs
 from slurmbridge.scheduler import Submission, SubmitOutcome
@@ -296,3 +297,41 @@ def states(events: Iterable[Event]) -> list[str]:
         if not found or found[-1] != event.state:
             found.append(event.state)
     return found
+
+
+def end(
+    bridge: Bridge, wanted: str, state: SlurmState = SlurmState.COMPLETED, code: int | None = 0
+) -> None:
+    """The script ends, leaving its exit code, and so does the job."""
+    if code is not None:
+        bridge.leave(wanted, {"exit_code": f"{code}\n"})
+    bridge.slurm.end(bridge.job(wanted).report.job_id, state, code)
+
+
+class Crash(BaseException):
+    """The Runner is gone."""
+
+
+def _crash(*_: object) -> None:
+    raise Crash
+
+
+def crash_before_submission(bridge: Bridge) -> str:
+    """A Process whose Runner dies after the intent was written and before Slurm was asked."""
+    one = bridge.submit()
+    bridge.slurm.before = _crash
+    with suppress(Crash):
+        bridge.verbs.dispatcher.dispatch()
+    bridge.slurm.before = HookedScheduler.before
+    return one
+
+
+def crash_before_record(bridge: Bridge) -> str:
+    """A Process whose Runner dies after Slurm has its job and before the job's id is written."""
+    one = bridge.submit()
+    bridge.slurm.after = _crash
+    with suppress(Crash):
+        bridge.verbs.dispatcher.dispatch()
+    bridge.slurm.after = HookedScheduler.after
+    assert bridge.jobs_of(one) == [1]
+    return one

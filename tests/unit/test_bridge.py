@@ -21,7 +21,17 @@ from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, SlurmFlag, 
 from slurmbridge.lifecycle import SlurmStatus as Status
 from slurmbridge.scheduler import Submission
 from slurmbridge.store import SiteStore
-from tests.support.builders import ABSENCE, LEASE, RETRY, Bridge, Listed, states
+from tests.support.builders import (
+    ABSENCE,
+    LEASE,
+    RETRY,
+    Bridge,
+    Listed,
+    crash_before_record,
+    crash_before_submission,
+    end,
+    states,
+)
 from tests.support.specs import CAPABILITY, MINIMAL, START, spec
 
 SECOND = timedelta(seconds=1)
@@ -30,15 +40,6 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture
 def bridge(tmp_path: Path) -> Bridge:
     return Bridge(tmp_path)
-
-
-def end(
-    bridge: Bridge, wanted: str, state: SlurmState = SlurmState.COMPLETED, code: int | None = 0
-) -> None:
-    """The script ends, leaving its exit code, and so does the job."""
-    if code is not None:
-        bridge.leave(wanted, {"exit_code": f"{code}\n"})
-    bridge.slurm.end(bridge.job(wanted).report.job_id, state, code)
 
 
 # --- the plain way ---
@@ -456,36 +457,6 @@ def test_a_job_that_was_adopted_after_it_had_ended_is_collected(bridge: Bridge) 
     bridge.look()
     bridge.look()
     assert bridge.state(one) is ProcessState.COMPLETE
-
-
-class Crash(BaseException):
-    """The Runner is gone."""
-
-
-def crash(*_: object) -> None:
-    raise Crash
-
-
-def nothing(*_: object) -> None:
-    """No say."""
-
-
-def crash_before_submission(bridge: Bridge) -> str:
-    one = bridge.submit()
-    bridge.slurm.before = crash
-    with pytest.raises(Crash):
-        bridge.verbs.dispatcher.dispatch()
-    bridge.slurm.before = nothing
-    return one
-
-
-def crash_before_record(bridge: Bridge) -> str:
-    one = bridge.submit()
-    bridge.slurm.after = crash
-    with pytest.raises(Crash):
-        bridge.verbs.dispatcher.dispatch()
-    bridge.slurm.after = nothing
-    return one
 
 
 def test_after_a_crash_between_submission_and_record_another_runner_adopts_the_job(
