@@ -318,6 +318,39 @@ def test_a_log_is_read_from_an_offset_on(folder: ContextFolder) -> None:
     assert folder.read_log("stdout", 20, 4) == b""
 
 
+@pytest.mark.parametrize("name", ["exit_code", "refused"])
+def test_what_is_left_and_cannot_be_read_is_not_taken_for_nothing(
+    name: str, folder: ContextFolder, unprivileged: None
+) -> None:
+    (folder.path / name).write_text("0")
+    (folder.path / name).chmod(0o000)
+    with pytest.raises(StagingFailed, match=f"{name} cannot be read"):
+        folder.left()
+
+
+def test_the_job_that_took_a_context_is_told(folder: ContextFolder) -> None:
+    assert folder.left().taken_by is None
+    (folder.path / "claim").symlink_to("123")
+    assert folder.left().taken_by == 123
+
+
+@pytest.mark.parametrize("target", ["", "x", "/etc/passwd", "12x", "-1"])
+def test_a_claim_that_is_no_job_is_nobodys(folder: ContextFolder, target: str) -> None:
+    if target:
+        (folder.path / "claim").symlink_to(target)
+    else:
+        (folder.path / "claim").write_text("123")
+    assert folder.left().taken_by is None
+
+
+def test_a_log_that_cannot_be_read_is_empty(folder: ContextFolder, unprivileged: None) -> None:
+    (folder.path / "stdout.txt").write_text("shut")
+    (folder.path / "stdout.txt").chmod(0o000)
+    (folder.path / "stderr.txt").mkdir()
+    for stream in ("stdout", "stderr"):
+        assert folder.read_log(stream, 0, 10) == b""
+
+
 # --- out ---
 
 
@@ -506,6 +539,67 @@ def test_what_an_earlier_attempt_left_is_replaced(
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
+def test_who_may_not_go_on_changes_nothing(
+    folder: ContextFolder, output: Path, target: Path
+) -> None:
+    (output / "a").write_text("late")
+    target.mkdir(parents=True)
+    (target / "a").write_text("good")
+    asked: list[list[str]] = []
+
+    def may_go_on() -> bool:
+        asked.append([path.name for path in target.iterdir()])
+        return False
+
+    with pytest.raises(StagingFailed, match="another Runner"):
+        carry(folder, target, ROOMY, may_go_on)
+    assert asked == [["a"]]
+    assert contents(target) == {"a": b"good"}
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_what_is_missing_is_not_carried_as_nothing(folder: ContextFolder, target: Path) -> None:
+    folder.remove()
+    target.mkdir(parents=True)
+    (target / "a").write_text("good")
+    with pytest.raises(StagingFailed, match="the context is missing"):
+        carry(folder, target)
+    assert contents(target.parent) == {"p1/a": b"good"}
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o200, 0o300, 0o500])
+def test_an_output_folder_that_the_program_has_shut_is_carried(
+    mode: int, folder: ContextFolder, output: Path, target: Path, unprivileged: None
+) -> None:
+    (output / "a").write_text("a")
+    output.chmod(mode)
+    assert [file.path for file in carry(folder, target).files] == ["output/a"]
+    assert contents(target) == {"output/a": b"a"}
+
+
+@pytest.mark.xfail(reason="it fails, and is tried again for ever", strict=True)
+@pytest.mark.parametrize("name", ["stdout.txt", "stderr.txt", "job.log", "trace.zst"])
+def test_a_log_that_cannot_be_read_keeps_no_outputs_back(
+    name: str, folder: ContextFolder, output: Path, target: Path, unprivileged: None
+) -> None:
+    (output / "a").write_text("a")
+    (folder.path / name).touch(mode=0o000)
+    assert [file.path for file in carry(folder, target).files] == ["output/a"]
+
+
+@pytest.mark.xfail(reason="only StagingFailed and OSError are cleaned up after", strict=True)
+def test_a_failure_of_any_kind_leaves_no_copy_behind(
+    folder: ContextFolder, output: Path, target: Path
+) -> None:
+    def broken() -> bool:
+        raise RuntimeError
+
+    (output / "a").write_text("a")
+    with pytest.raises(RuntimeError):
+        carry(folder, target, ROOMY, broken)
+    assert list(target.parent.iterdir()) == []
+
+
 def test_carrying_twice_gives_the_same(folder: ContextFolder, output: Path, target: Path) -> None:
     (output / "a").write_text("a")
     assert carry(folder, target) == carry(folder, target)
@@ -557,3 +651,44 @@ def test_locked_folders_within_locked_folders_are_destroyed(
     (output / "locked").chmod(0o000)
     folder.remove()
     assert not folder.path.exists()
+
+
+def nested(root: Path, depth: int, name: str = "d") -> None:
+    """Folders in each other, deeper than any path can say."""
+    descriptor = os.open(root, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=descriptor)
+        inner = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(os.open("far", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("name", ["d", "x" * 250])
+def test_folders_nested_deeper_than_any_stack_or_path_are_destroyed(
+    name: str, folder: ContextFolder, output: Path
+) -> None:
+    nested(output, 3000, name)
+    folder.remove()
+    assert not folder.path.exists()
+
+
+@pytest.mark.xfail(reason="the names that removal gives are taken", strict=True)
+def test_a_removal_that_was_interrupted_is_finished(folder: ContextFolder) -> None:
+    for number in range(1, 9):
+        (folder.path / f".removed-{number}/inner").mkdir(parents=True)
+        (folder.path / f".removed-{number}/a").touch()
+    folder.remove()
+    assert not folder.path.exists()
+
+
+def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(
+    folder: ContextFolder, output: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir(mode=0o750)
+    (tmp_path / "outside/kept").touch()
+    (output / "link").symlink_to(tmp_path / "outside")
+    folder.remove()
+    assert (tmp_path / "outside/kept").exists()
+    assert stat.S_IMODE((tmp_path / "outside").stat().st_mode) == 0o750

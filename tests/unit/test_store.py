@@ -273,6 +273,41 @@ def test_a_claim_tells_what_is_needed_to_act(store: ProcessStore) -> None:
     assert (claimed.id, claimed.state, claimed.phase) == (ONE, ProcessState.QUEUED, Phase.ACCEPTED)
     assert claimed.spec == spec()
     assert (claimed.job_id, claimed.intended_at, claimed.cancel_requested) == (None, None, False)
+    assert (claimed.reason, claimed.ended_at, claimed.missing_since) == (None, None, None)
+
+
+def test_what_a_runner_works_on_is_renewed_and_what_it_let_go_is_not(store: ProcessStore) -> None:
+    add(store, ONE, TWO)
+    assert claim(store, "r1") == [ONE, TWO]
+    store.let_go([TWO, THREE])
+    half = START + LEASE / 2
+    store.renew("r1", now=half, lease=LEASE)
+    after = START + LEASE + timedelta(seconds=1)
+    assert store.holds(ONE, runner="r1", now=after)
+    assert not store.holds(TWO, runner="r1", now=after)
+    assert claim(store, "r2", now=after) == [TWO]
+
+
+def test_what_a_runner_has_lost_is_not_renewed(store: ProcessStore, database: Database) -> None:
+    add(store, ONE)
+    claim(store, "r1")
+    late = START + LEASE
+    store.renew("r1", now=late, lease=LEASE)
+    assert not store.holds(ONE, runner="r1", now=late)
+    other = ProcessStore(database)
+    assert claim(other, "r2", now=late + timedelta(seconds=1)) == [ONE]
+    store.renew("r1", now=late + timedelta(seconds=2), lease=2 * LEASE)
+    assert other.holds(ONE, runner="r2", now=late + LEASE)
+    assert not other.holds(ONE, runner="r2", now=late + LEASE + timedelta(seconds=1))
+
+
+def test_only_the_holder_holds(store: ProcessStore) -> None:
+    add(store, ONE)
+    assert not store.holds(ONE, runner="r1", now=START)
+    claim(store, "r1")
+    assert store.holds(ONE, runner="r1", now=START)
+    assert not store.holds(ONE, runner="r2", now=START)
+    assert not store.holds(TWO, runner="r1", now=START)
 
 
 # --- moves ---
@@ -296,6 +331,28 @@ def test_a_lost_move_writes_nothing_not_even_an_event(store: ProcessStore) -> No
     assert move(store, lost) == {ONE}
     assert (store.get(ONE).state, store.get(ONE).job_id) == (ProcessState.QUEUED, None)
     assert len(store.events(ONE)) == 1
+
+
+@pytest.mark.parametrize("was", sorted(set(Phase) - {Phase.SUBMITTED}))
+def test_a_move_from_another_phase_is_lost(store: ProcessStore, was: Phase) -> None:
+    add(store, ONE)
+    move(store, change(ONE))
+    stale = change(
+        ONE, ProcessState.RUNNING, ProcessState.RUNNING, Phase.COLLECTING, was=was, job_id=7
+    )
+    assert move(store, stale) == {ONE}
+    assert (store.get(ONE).job_id, len(store.events(ONE))) == (None, 2)
+    assert [entry.id for entry in store.observed()] == [ONE]
+
+
+def test_a_move_by_nobody_in_particular_leaves_a_claim_as_it_is(store: ProcessStore) -> None:
+    add(store, ONE)
+    claim(store, "r1")
+    same = (ProcessState.QUEUED, ProcessState.QUEUED, Phase.ACCEPTED)
+    assert not move(store, change(ONE, *same))
+    assert store.holds(ONE, runner="r1", now=START)
+    assert claim(store, "r2") == []
+    assert not move(store, change(ONE, *same), runner="r1")
 
 
 def test_one_lost_move_does_not_keep_back_the_others(store: ProcessStore) -> None:
