@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 from slurmbridge.bridge.collect import remove
 from slurmbridge.bridge.render import Renderer
-from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.folder import ContextFolder, ContextTaken
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import (
     InvalidProcess,
@@ -160,6 +160,10 @@ class Dispatcher:
             return Ready(entry, self._renderer.render(entry.id, entry.spec, image), image)
         except (InvalidProcess, UnknownImage) as error:
             return self._ended(entry, ProcessState.EXECUTOR_ERROR, str(error))
+        except ContextTaken as error:
+            values = {"job_id": error.job_id, "slurm_state": None, "reason": None}
+            detail = f"its context was taken by job {error.job_id}"
+            return self._change(entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, **values)
         except StagingFailed as error:
             # A full or missing file system is mended, and what waited for it then runs.
             return again(entry, self._later(entry, ProcessState.QUEUED, entry.phase, str(error)))

@@ -91,10 +91,15 @@ class Recoverer:
             return _change(
                 entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, values, first.source
             )
-        taken_by = ContextFolder(self._rules.contexts, entry.id).left().taken_by
+        taken_by = ContextFolder(self._rules.contexts, entry.id).taken_by()
         if taken_by is not None:
             detail = f"its context was taken by job {taken_by}"
-            values = {"job_id": taken_by, "slurm_state": None, "reason": None}
+            values = {
+                "job_id": taken_by,
+                "slurm_state": None,
+                "reason": None,
+                "missing_since": None,
+            }
             return _change(entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, values)
         # From the first look that was answered, not from the intent: Slurm may have been away.
         since = entry.missing_since or now

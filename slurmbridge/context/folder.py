@@ -46,6 +46,14 @@ class Carried:
     too_much: str | None = None
 
 
+class ContextTaken(Exception):
+    """A job has taken the context."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} has taken the context")
+        self.job_id = job_id
+
+
 class ContextFolder:
     """The folder of one Process. `words` turns a list into the text that the script reads."""
 
@@ -56,14 +64,15 @@ class ContextFolder:
         """Begin anew: what an earlier, unfinished preparation left is removed.
 
         Raises:
+            ContextTaken: a job works in it.
             StagingFailed
         """
         try:
             try:
                 self.path.mkdir(mode=0o700)
             except FileExistsError:
-                if os.path.lexists(self.path / "claim"):
-                    raise StagingFailed("a job has taken the context already") from None
+                if (job_id := self.taken_by()) is not None:
+                    raise ContextTaken(job_id) from None
                 self.remove()
                 self.path.mkdir(mode=0o700)
             (self.path / "input").mkdir(mode=0o750)
@@ -131,22 +140,23 @@ class ContextFolder:
             StagingFailed: a file is there and cannot be read.
         """
         code = self._read("exit_code")
-        taken_by = self._claim()
         return Left(
             exit_code=int(code) if code and code.isdecimal() else None,
             refused=self._read("refused"),
-            taken_by=int(taken_by) if taken_by.isdecimal() else None,
+            taken_by=self.taken_by(),
         )
 
     def exists(self) -> bool:
         """Whether there is such a context."""
         return self.path.is_dir()
 
-    def _claim(self) -> str:
+    def taken_by(self) -> int | None:
+        """The job that has taken the context."""
         try:
-            return str((self.path / "claim").readlink())
+            job_id = str((self.path / "claim").readlink())
         except OSError:
-            return ""
+            return None
+        return int(job_id) if job_id.isdecimal() else None
 
     def _read(self, name: str) -> str | None:
         try:
@@ -184,8 +194,9 @@ class ContextFolder:
             partial.mkdir(mode=0o750, parents=True)
             output = self._carry_output(partial, bounds)
             files = list(output.files)
+            ignored = list(output.ignored)
             for name in (*LOG_FILES.values(), "trace.zst"):
-                files += self._carry_file(name, partial)
+                self._carry_file(name, partial, files, ignored)
             if not may_go_on():
                 raise StagingFailed("another Runner carries the outputs")
             if target.exists():
@@ -196,13 +207,11 @@ class ContextFolder:
                 shutil.rmtree(earlier)
             else:
                 partial.rename(target)
-        except StagingFailed:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             raise StagingFailed(f"outputs could not be carried: {error.strerror}") from error
-        return Carried(tuple(files), output.ignored, output.too_much)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return Carried(tuple(files), tuple(ignored), output.too_much)
 
     def _carry_output(self, partial: Path, bounds: Bounds) -> Carried:
         try:
@@ -221,13 +230,17 @@ class ContextFolder:
         named = (Copied(f"output/{c.path}", c.size_bytes, c.sha256) for c in copied)
         return Carried(tuple(named), tuple(ignored))
 
-    def _carry_file(self, name: str, partial: Path) -> list[Copied]:
+    def _carry_file(
+        self, name: str, partial: Path, files: list[Copied], ignored: list[Ignored]
+    ) -> None:
         try:
             with opened(self.path, name) as descriptor:
                 size = os.fstat(descriptor).st_size
-                return [copy_file(descriptor, partial / name, size, name=name)]
+                files.append(copy_file(descriptor, partial / name, size, name=name))
         except FileNotFoundError:
-            return []
+            pass
+        except (NotPlain, PermissionError):
+            ignored.append(Ignored(name, "cannot be read"))
 
     def remove(self) -> None:
         """Destroy the context, whatever the program has made in it.
@@ -249,6 +262,7 @@ def _remove(root: Path) -> None:
     """
     root.chmod(0o700)
     folders = [root]
+    token = secrets.token_hex(4)
     moved = 0
     while folders:
         folder = folders.pop()
@@ -257,7 +271,7 @@ def _remove(root: Path) -> None:
         for path, is_folder in found:
             if is_folder:
                 moved += 1
-                up = root / f".removed-{moved}"
+                up = root / f".removed-{token}-{moved}"
                 Path(path).chmod(0o700)
                 Path(path).rename(up)
                 folders.append(up)

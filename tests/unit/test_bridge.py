@@ -386,6 +386,7 @@ def test_a_store_that_left_the_configuration_keeps_outputs_until_it_is_back(brid
     bridge.verbs.observer.observe()
     bridge.new_verbs("runner-2", stores={}).collector.collect()
     assert bridge.state(one) not in FINAL_STATES
+    assert bridge.get(one).reason == "the store results is not configured any more"
     assert bridge.context(one).exists()
     bridge.advance(RETRY)
     bridge.look()
