@@ -152,3 +152,12 @@ def test_every_test_that_is_named_exists(page: Path) -> None:
         r"(?<![\w/])(?:slurmbridge|tests|examples|definitions)/[\w./-]+\.(?:py|toml|def)", text
     ):
         assert (ROOT / name).exists(), name
+
+
+def test_what_the_seal_is_said_to_hold_is_tested_from_inside() -> None:
+    text = (ROOT / "docs/sealing.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "tests/e2e").glob("test_*.py"))
+    names = re.findall(r"`(test_\w+)`", text)
+    assert len(names) > 10
+    for name in names:
+        assert f"def {name}(" in sources, name
