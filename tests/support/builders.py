@@ -35,9 +35,15 @@ RETRY = timedelta(seconds=5)
 ABSENCE = timedelta(seconds=120)
 
 
+@cache
+def shipped_templates() -> Templates:
+    """Compiled once for all tests."""
+    return Templates(DEFAULT_TEMPLATES)
+
+
 def golden_script(specification: Path) -> str:
     """What is submitted for a golden specification."""
-    renderer = Renderer(Templates(DEFAULT_TEMPLATES), GOLDEN_CONTEXTS)
+    renderer = Renderer(shipped_templates(), GOLDEN_CONTEXTS)
     wanted = parse_spec(specification.read_text(), form="toml")
     return renderer.render(GOLDEN_ID, wanted, IMAGE).text
 
@@ -203,7 +209,7 @@ class Bridge:
             lease=LEASE,
             retry=RETRY,
         )
-        renderer = Renderer(Templates(DEFAULT_TEMPLATES), self.contexts)
+        renderer = Renderer(shipped_templates(), self.contexts)
         return Verbs(
             dispatcher=Dispatcher(
                 self.processes,

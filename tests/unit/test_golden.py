@@ -22,8 +22,8 @@ import pytest
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.context.folder import ContextFolder
 from slurmbridge.model import ProcessSpec, parse_spec
-from slurmbridge.script import DEFAULT_TEMPLATES, Templates, words
-from tests.support.builders import GOLDEN, GOLDEN_ID, golden_script
+from slurmbridge.script import words
+from tests.support.builders import GOLDEN, GOLDEN_ID, golden_script, shipped_templates
 from tests.support.specs import IMAGE
 
 GOLDENS = sorted(GOLDEN.glob("*.toml"))
@@ -150,7 +150,7 @@ def staged(golden: Path, root: Path, *, log_limit: int = 1 << 20, **changes: Any
     image = IMAGE.model_copy(update={"path": str(image_file), "sha256": sha256})
 
     spec = parse_spec(tomllib.loads(golden.read_text()) | changes)
-    renderer = Renderer(Templates(DEFAULT_TEMPLATES), contexts, log_limit)
+    renderer = Renderer(shipped_templates(), contexts, log_limit)
     text = renderer.render(GOLDEN_ID, spec, image).text
     assert text.count(FIXED_PATH) == 2
     script = root / "script.sbatch"
