@@ -56,12 +56,13 @@ IMAGE = Image(
 class InProcess(httpx.BaseTransport):
     """Hands requests to an application in this process."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, loop: asyncio.Runner) -> None:
         self._app = app
+        self._loop = loop
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """See httpx.BaseTransport."""
-        return asyncio.run(self._answer(request))
+        return self._loop.run(self._answer(request))
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         transport = httpx.ASGITransport(app=self._app, raise_app_exceptions=False)
@@ -77,16 +78,17 @@ class Front:
     database: Database
     desk: Desk
     app: FastAPI
+    loop: asyncio.Runner
     token: str
 
     def http(self, token: str | None = "") -> httpx.Client:
         """A client that speaks with the known token, another, or (None) no token."""
         headers = {} if token is None else {"Authorization": f"Bearer {token or self.token}"}
-        return httpx.Client(transport=InProcess(self.app), base_url=URL, headers=headers)
+        return httpx.Client(transport=InProcess(self.app, self.loop), base_url=URL, headers=headers)
 
     def client(self, token: str = "") -> Client:
         """The product's own client, with the known token or another."""
-        http = httpx.Client(transport=InProcess(self.app))
+        http = httpx.Client(transport=InProcess(self.app, self.loop))
         return Client(URL, token or self.token, http=http)
 
     def end(
@@ -141,6 +143,7 @@ def opened() -> Iterator[Front]:
         new_id=lambda: f"{next(numbers):026}",
     )
     try:
-        yield Front(database, desk, create_app(desk), desk.add_token("tester"))
+        with asyncio.Runner() as loop:
+            yield Front(database, desk, create_app(desk), loop, desk.add_token("tester"))
     finally:
         database.close()

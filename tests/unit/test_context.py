@@ -102,6 +102,18 @@ def contents(root: Path) -> dict[str, bytes]:
     }
 
 
+def nested(root: Path, depth: int, name: str = "d") -> None:
+    """Folders in each other, deeper than any path can say."""
+    descriptor = os.open(root, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=descriptor)
+        inner = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(os.open("far", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
+
+
 # --- in ---
 
 
@@ -467,14 +479,7 @@ def test_a_tree_whose_names_are_longer_than_a_path_is_no_obstacle(
     folder: ContextFolder, output: Path, target: Path
 ) -> None:
     (output / "plain").write_text("plain")
-    descriptor = os.open(output, os.O_RDONLY)
-    for _ in range(20):
-        os.mkdir("x" * 250, dir_fd=descriptor)
-        inner = os.open("x" * 250, os.O_RDONLY, dir_fd=descriptor)
-        os.close(descriptor)
-        descriptor = inner
-    os.close(os.open("far", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
-    os.close(descriptor)
+    nested(output, 20, "x" * 250)
     carried = carry(folder, target)
     assert [file.path for file in carried.files] == ["output/plain"]
     assert len(carried.ignored) == 1
@@ -651,23 +656,11 @@ def test_locked_folders_within_locked_folders_are_destroyed(
     assert not folder.path.exists()
 
 
-def nested(root: Path, depth: int, name: str = "d") -> None:
-    """Folders in each other, deeper than any path can say."""
-    descriptor = os.open(root, os.O_RDONLY)
-    for _ in range(depth):
-        os.mkdir(name, dir_fd=descriptor)
-        inner = os.open(name, os.O_RDONLY, dir_fd=descriptor)
-        os.close(descriptor)
-        descriptor = inner
-    os.close(os.open("far", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
-    os.close(descriptor)
-
-
-@pytest.mark.parametrize("name", ["d", "x" * 250])
+@pytest.mark.parametrize(("name", "depth"), [("d", 3000), ("x" * 250, 100)])
 def test_folders_nested_deeper_than_any_stack_or_path_are_destroyed(
-    name: str, folder: ContextFolder, output: Path
+    name: str, depth: int, folder: ContextFolder, output: Path
 ) -> None:
-    nested(output, 3000, name)
+    nested(output, depth, name)
     folder.remove()
     assert not folder.path.exists()
 

@@ -32,6 +32,8 @@ FIXED_PATH = "PATH=/usr/bin:/bin"
 # Every bash gives these to what it starts; those of the stubs, being bash as well, give two more.
 BY_BASH = {b"PATH", b"_"}
 BY_STUBS = BY_BASH | {b"PWD", b"SHLVL"}
+WAYS = (GOLDEN / "minimal.toml", GOLDEN / "traced-off.toml")
+each_way = pytest.mark.parametrize("golden", WAYS, ids=lambda path: path.stem)
 each_golden = pytest.mark.parametrize("golden", GOLDENS, ids=lambda path: path.stem)
 
 STUBS = {
@@ -201,7 +203,7 @@ def test_of_command_and_environment_nothing_is_in_the_script() -> None:
 # --- run ---
 
 
-@each_golden
+@each_way
 @pytest.mark.parametrize("code", [0, 1, 77, 200])
 def test_the_programs_exit_code_is_kept_and_is_the_scripts_own(
     golden: Path, code: int, tmp_path: Path
@@ -333,11 +335,9 @@ def test_a_node_without_namespaces_is_the_sites_to_put_right(
 # --- what it prints ---
 
 LIMIT = 64 * 1024
-PRINTS = (GOLDEN / "minimal.toml", GOLDEN / "traced-off.toml")
-each_way = pytest.mark.parametrize("golden", PRINTS, ids=lambda path: path.stem)
 
 
-@each_golden
+@each_way
 def test_the_program_prints_to_pipes_and_holds_no_file(golden: Path, tmp_path: Path) -> None:
     stage = staged(golden, tmp_path)
     assert stage.run() == 0
@@ -372,11 +372,11 @@ def test_what_is_printed_up_to_the_limit_is_whole(golden: Path, tmp_path: Path) 
 
 def test_many_short_lines_are_kept_up_to_the_limit_in_bytes(minimal: Stage) -> None:
     # The stage's limit is 16 times 64 KiB: more writes than that, and far fewer bytes.
-    program = "for number in {1..100}; do echo line $number; sleep 0.002; done\n"
+    program = "for number in {1..50}; do echo line $number; sleep 0.002; done\n"
     (minimal.out / "program").write_text(program)
     assert minimal.run() == 0
     lines = (minimal.context / "stdout.txt").read_text().splitlines()
-    assert lines == ["printed", *(f"line {number}" for number in range(1, 101))]
+    assert lines == ["printed", *(f"line {number}" for number in range(1, 51))]
     assert "dropped" not in minimal.log.read_text()
 
 
@@ -401,7 +401,7 @@ def test_a_log_that_cannot_be_written_is_the_sites_to_put_right(minimal: Stage) 
 SECRET = "what-nobody-else-may-read"
 
 
-@each_golden
+@each_way
 def test_a_variables_value_is_part_of_no_argv(golden: Path, tmp_path: Path) -> None:
     stage = staged(golden, tmp_path, environment={"TOKEN": SECRET})
     assert stage.run() == 0
@@ -411,13 +411,14 @@ def test_a_variables_value_is_part_of_no_argv(golden: Path, tmp_path: Path) -> N
             assert SECRET.encode() not in (stage.out / recorded).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "value", ["(a b)", "([0]=x)", "+=", "\x01\x7f", "a" * 100_000, "$(touch owned)", "-n", "!"]
-)
-def test_any_value_of_a_variable_arrives(value: str, tmp_path: Path) -> None:
-    stage = staged(PRINTS[1], tmp_path, environment={"IT": value})
+def test_any_value_of_a_variable_arrives(tmp_path: Path) -> None:
+    values = ["(a b)", "([0]=x)", "+=", "\x01\x7f", "a" * 100_000, "$(touch owned)", "-n", "!"]
+    variables = {f"V{number}": value for number, value in enumerate(values)}
+    stage = staged(WAYS[1], tmp_path, environment=variables)
     assert stage.run() == 0
-    assert f"APPTAINERENV_IT={value}".encode() in stage.seen("environ")
+    found = set(stage.seen("environ"))
+    for name, value in variables.items():
+        assert f"APPTAINERENV_{name}={value}".encode() in found
     assert not list(tmp_path.rglob("owned"))
 
 
