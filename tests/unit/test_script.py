@@ -227,7 +227,7 @@ hostile = st.one_of(
 )  # fmt: skip
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(hostile, hostile, hostile)
 def test_no_value_adds_a_line_that_runs(context: str, image: str, argument: str) -> None:
     templates = Templates(DEFAULT_TEMPLATES)
