@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy
+
 from slurmbridge.bridge.checks import Rules
 from slurmbridge.bridge.collect import Collector, CollectRules
 from slurmbridge.bridge.desk import Desk
@@ -70,11 +72,17 @@ def _driver(database: Database) -> Any:
         return connection.connection.driver_connection
 
 
+def _without_waiting_for_the_disk(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA synchronous=OFF")
+
+
 def fresh_database(file: Path | None = None) -> Database:
     """A database, in memory or in a file, with the schema and nothing else."""
     if file is not None:
         file.write_bytes(_migrated())
-        return Database(f"sqlite:///{file}")
+        database = Database(f"sqlite:///{file}")
+        sqlalchemy.event.listen(database.engine, "connect", _without_waiting_for_the_disk)
+        return database
     database = Database("sqlite://")
     _driver(database).deserialize(_migrated())
     return database
