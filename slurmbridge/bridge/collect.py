@@ -173,7 +173,12 @@ class Collector:
     def _other_job(self, entry: Claimed, left: Left) -> Change:
         """Of two jobs for one Process, the one that has the context is the one that counts."""
         detail = f"job {entry.job_id} did nothing: the context belongs to job {left.taken_by}"
-        values = {"job_id": left.taken_by, "slurm_state": None, "ended_at": None}
+        values = {
+            "job_id": left.taken_by,
+            "slurm_state": None,
+            "ended_at": None,
+            "missing_since": None,
+        }
         return Change(
             entry.id,
             entry.state,

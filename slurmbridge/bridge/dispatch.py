@@ -161,7 +161,7 @@ class Dispatcher:
         except (InvalidProcess, UnknownImage) as error:
             return self._ended(entry, ProcessState.EXECUTOR_ERROR, str(error))
         except ContextTaken as error:
-            values = {"job_id": error.job_id, "slurm_state": None, "reason": None}
+            values = {"job_id": error.job_id, "slurm_state": None, "missing_since": None}
             detail = f"its context was taken by job {error.job_id}"
             return self._change(entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, **values)
         except StagingFailed as error:
@@ -175,8 +175,10 @@ class Dispatcher:
             root = self._rules.stores.get(store)
             if root is None:
                 raise StagingFailed(f"the store {store} is not configured any more")
+            if not root.is_dir():
+                raise StagingFailed(f"the folder of the store {store} is missing")
             for part in [root / path, *(root / path).parents]:
-                if part.exists() and not part.is_dir():
+                if part.is_relative_to(root) and part.exists() and not part.is_dir():
                     raise InvalidProcess(f"{entry.spec.outputs.destination} leads through a file")
 
     def _stage(self, entry: Claimed, folder: ContextFolder) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -50,6 +51,7 @@ class Observer:
                 missing.append(row)
             elif change := decide(row, report):
                 changes.append(change)
+        changes = [_dated(change, now) for change in changes]
         self._processes.apply(changes, runner=None, now=now)
         # What follows may fail by itself: accounting may be silent while the controller answers.
         changes += self._tolerantly("ask accounting", lambda: self._miss(missing, now))
@@ -65,7 +67,7 @@ class Observer:
             return []
 
     def _miss(self, missing: Sequence[Open], now: datetime) -> list[Change]:
-        changes = self._decide_missing(missing, now)
+        changes = [_dated(change, now) for change in self._decide_missing(missing, now)]
         self._processes.apply(changes, runner=None, now=now)
         return changes
 
@@ -122,6 +124,13 @@ class Observer:
         ]
         self._processes.apply(asked, runner=None, now=self._clock())
         return asked
+
+
+def _dated(change: Change, now: datetime) -> Change:
+    """An end that Slurm gives no time for is dated when it is seen."""
+    if change.phase is not Phase.COLLECTING or change.values.get("ended_at") is not None:
+        return change
+    return replace(change, values={**change.values, "ended_at": now})
 
 
 def decide(row: Open, report: JobReport) -> Change | None:

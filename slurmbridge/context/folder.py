@@ -24,6 +24,7 @@ from slurmbridge.model import Input, ProcessSpec
 
 LOG_FILES = {"stdout": "stdout.txt", "stderr": "stderr.txt", "job": "job.log"}
 _SMALL = 64 * 1024
+GROWTH_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +237,13 @@ class ContextFolder:
         try:
             with opened(self.path, name) as descriptor:
                 size = os.fstat(descriptor).st_size
-                files.append(copy_file(descriptor, partial / name, size, name=name))
+                # slurmstepd may still be adding its last words.
+                limit = size + GROWTH_BYTES
+                files.append(copy_file(descriptor, partial / name, limit, name=name))
         except FileNotFoundError:
             pass
+        except TooMuch as error:
+            raise StagingFailed(f"{name} is still being written: {error}") from error
         except (NotPlain, PermissionError):
             ignored.append(Ignored(name, "cannot be read"))
 
