@@ -107,7 +107,8 @@ fetch_compose_plugin() {
     rm -rf "$apt"
 }
 
-# The build host's own Debian mirror. Over https a minimal base image could not check it, so only http counts.
+# The build host's own Debian mirror; nothing where it has none, as on Ubuntu: then the tools' own.
+# Over https a minimal base image could not check it, so only http counts.
 debian_mirror() {
     local found=""
     if [[ -n ${SLURMBRIDGE_DEBIAN_MIRROR:-} ]]; then
@@ -118,6 +119,5 @@ debian_mirror() {
         # shellcheck disable=SC2016 # apt expands it
         found=$(apt-get indextargets --no-release-info --format '$(REPO_URI)' 2>/dev/null | grep -E '^http://.*/debian/?$' | head -n 1) || true
     fi
-    found=${found:-http://deb.debian.org/debian}
     echo "${found%/}"
 }

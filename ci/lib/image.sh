@@ -30,9 +30,11 @@ ensure_base() {
             apt-get install -y -qq --no-install-recommends mmdebstrap debian-archive-keyring ||
             fail "apt-get install mmdebstrap failed; its words are in $cache/base.log."
     fi
+    local mirror
+    mirror=$(debian_mirror)
     run_showing_progress "making a minimal Debian sid" "$cache/base.log" \
         mmdebstrap --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
-        --keyring="$debian_keyring" sid "$cache/base.tar" "$(debian_mirror)" ||
+        --keyring="$debian_keyring" sid "$cache/base.tar" ${mirror:+"$mirror"} ||
         fail "mmdebstrap failed; its words are in $cache/base.log."
     docker import "$cache/base.tar" "$base_image" >/dev/null
     rm -f "$cache/base.tar"

@@ -21,7 +21,7 @@ DEFAULT_DEFINITIONS = next(
     (path for path in (_PACKAGE / "definitions",) if path.is_dir()),
     _PACKAGE.parent / "definitions",
 )
-DEBIAN_MIRROR = "http://deb.debian.org/debian"
+_NO_MIRROR = "this host's apt uses no Debian mirror: name one as `mirror` in the configuration"
 BOOTSTRAPS = frozenset({"debootstrap", "docker"})
 REQUIRED_SECTIONS = ("help", "labels", "post", "test")
 _FILESYSTEM = re.compile(r"\|(\d+)-\d+\s*\|FS \(Squashfs/")
@@ -203,10 +203,14 @@ def squashfs_offset(image: Path) -> int:
 
 
 def host_mirror(root: Path = Path("/")) -> str:
-    """The Debian mirror that this host's own apt uses; Debian's own where it uses none."""
+    """The Debian mirror that this host's own apt uses.
+
+    Raises:
+        ImageBuildFailed: it uses none, as on another distribution.
+    """
     release = root / "etc/os-release"
     if not release.is_file() or not re.search(r"^ID=debian$", release.read_text(), re.MULTILINE):
-        return DEBIAN_MIRROR
+        raise ImageBuildFailed(_NO_MIRROR)
     apt = root / "etc/apt"
     for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
         text = path.read_text() if path.is_file() else ""
@@ -215,4 +219,4 @@ def host_mirror(root: Path = Path("/")) -> str:
         )
         if match:
             return match[1]
-    return DEBIAN_MIRROR
+    raise ImageBuildFailed(_NO_MIRROR)

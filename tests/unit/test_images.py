@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 from slurmbridge.container.images import (
-    DEBIAN_MIRROR,
     DEFAULT_DEFINITIONS,
     ImageBuilder,
     file_sha256,
     host_mirror,
     read_definition,
 )
-from slurmbridge.errors import DefinitionInvalid
+from slurmbridge.errors import DefinitionInvalid, ImageBuildFailed
 from slurmbridge.model import Image
 from tests.support.specs import IMAGE, START
 
@@ -200,17 +199,20 @@ def test_debian_builds_from_the_mirror_of_its_own_apt(
 @pytest.mark.parametrize(
     "release", ["ID=ubuntu\nID_LIKE=debian\n", "ID=rocky\n", "", 'NAME="ID=debian"\n']
 )
-def test_another_system_builds_from_debians_own_mirror(release: str, tmp_path: Path) -> None:
+def test_another_system_has_to_name_a_mirror(release: str, tmp_path: Path) -> None:
     root = host(tmp_path, release)
     (root / "etc/apt/sources.list").write_text(f"deb {OURS} trixie main\n")
-    assert host_mirror(root) == DEBIAN_MIRROR
+    with pytest.raises(ImageBuildFailed, match="name one as `mirror`"):
+        host_mirror(root)
 
 
-def test_debian_without_a_mirror_of_its_own_builds_from_debians(tmp_path: Path) -> None:
+def test_debian_without_a_mirror_of_its_own_has_to_name_one(tmp_path: Path) -> None:
     root = host(tmp_path, DEBIAN)
     (root / "etc/apt/sources.list").write_text("deb cdrom:[Debian]/ trixie main\n")
-    assert host_mirror(root) == DEBIAN_MIRROR
+    with pytest.raises(ImageBuildFailed, match="name one as `mirror`"):
+        host_mirror(root)
 
 
-def test_a_host_without_any_of_this_builds_from_debians_own_mirror(tmp_path: Path) -> None:
-    assert host_mirror(tmp_path) == DEBIAN_MIRROR
+def test_a_host_without_any_of_this_has_to_name_a_mirror(tmp_path: Path) -> None:
+    with pytest.raises(ImageBuildFailed, match="name one as `mirror`"):
+        host_mirror(tmp_path)
