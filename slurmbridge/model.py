@@ -276,12 +276,21 @@ class Image(Value):
 
     name: str
     sha256: str
-    definition_sha256: str
+    # None: an administrator added it.
+    definition_sha256: str | None = None
     path: str
     size_bytes: int
     squashfs_offset: int
     labels: dict[str, str]
+    # What the image's own %environment gives to every program.
+    environment: dict[str, str] = {}
     built_at: datetime
+    added_by: str | None = None
+    remark: str | None = None
+    signed: bool = False
+    revoked_at: datetime | None = None
+    revoked_by: str | None = None
+    revoked_reason: str | None = None
 
 
 class OutputFile(Value):

@@ -77,6 +77,7 @@ class ProcessRow(SQLModel, table=True):
     outputs_location: str | None = None
     outputs: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
     outputs_ignored: list[str] = Field(default_factory=list, sa_type=JSON)
+    attestation: dict[str, Any] | None = Field(default=None, sa_type=JSON)
 
 
 class ProcessEventRow(SQLModel, table=True):
@@ -110,12 +111,19 @@ class ImageRow(SQLModel, table=True):
 
     sha256: str = Field(primary_key=True, max_length=64)
     name: str = Field(index=True)
-    definition_sha256: str = Field(index=True, max_length=64)
+    definition_sha256: str | None = Field(default=None, index=True, max_length=64)
     path: str
     size_bytes: int = Field(sa_type=BigInteger)
     squashfs_offset: int = Field(sa_type=BigInteger)
     labels: dict[str, str] = Field(sa_type=JSON)
+    environment: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     built_at: datetime = Field(sa_type=UtcTime)
+    added_by: str | None = None
+    remark: str | None = Field(default=None, sa_type=Text)
+    signed: bool = False
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    revoked_by: str | None = None
+    revoked_reason: str | None = Field(default=None, sa_type=Text)
 
 
 class TokenRow(SQLModel, table=True):
@@ -148,3 +156,28 @@ class CapabilityRow(SQLModel, table=True):
     cluster: str = Field(primary_key=True)
     observed_at: datetime = Field(sa_type=UtcTime)
     capability: dict[str, Any] = Field(sa_type=JSON)
+
+
+class HelperRow(SQLModel, table=True):
+    """The helpers that were built for an architecture; the latest row is the one that is used."""
+
+    __tablename__ = "helper"
+
+    id: int | None = Field(default=None, primary_key=True)
+    architecture: str
+    path: str
+    digests: dict[str, str] = Field(sa_type=JSON)
+    source_sha256: str = Field(max_length=64)
+    built_at: datetime = Field(sa_type=UtcTime)
+
+
+class NodeRow(SQLModel, table=True):
+    """Whether a node can seal and trace, as a job on it last found out."""
+
+    __tablename__ = "node"
+
+    name: str = Field(primary_key=True)
+    observed_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    readiness: dict[str, Any] | None = Field(default=None, sa_type=JSON)
+    asked_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    job_id: int | None = Field(default=None, sa_type=BigInteger)
