@@ -241,8 +241,24 @@ def _sentence(location: str, message: str) -> str:
     return f"{location}: {message}" if location else message
 
 
+class NodeReadiness(Value):
+    """Whether a node can seal and trace, as a job on it found out."""
+
+    node: str
+    observed_at: datetime | None = None
+    # None: not examined yet.
+    can_seal: bool | None = None
+    can_trace: bool | None = None
+    problems: tuple[str, ...] = ()
+    trace_problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    # Why the latest examination has brought nothing, or nothing yet.
+    remark: str | None = None
+    facts: dict[str, str] = {}
+
+
 class Partition(Value):
-    """A Slurm partition as the cluster reports it."""
+    """A Slurm partition as the cluster reports it, and what its nodes were found able to do."""
 
     name: str
     default: bool
@@ -251,6 +267,18 @@ class Partition(Value):
     cpus_per_node: int
     memory_mib_per_node: int
     time_limit_minutes: int | None
+    node_names: tuple[str, ...] = ()
+    sealing_nodes: int = 0
+    tracing_nodes: int = 0
+    unexamined_nodes: int = 0
+
+
+class RefusedPartition(Value):
+    """A partition that is not offered."""
+
+    name: str
+    default: bool
+    reason: str
 
 
 class ComputeCapability(Value):
@@ -262,6 +290,8 @@ class ComputeCapability(Value):
     accounts: tuple[str, ...]
     default_account: str | None = None
     observed_at: datetime | None = None
+    refused: tuple[RefusedPartition, ...] = ()
+    nodes: tuple[NodeReadiness, ...] = ()
 
     def partition(self, name: str | None) -> Partition | None:
         """The partition of this name; without a name, the default one."""

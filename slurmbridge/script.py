@@ -13,6 +13,7 @@ import jinja2
 from slurmbridge.errors import ConfigurationError
 
 ENTRY = "process.sbatch.j2"
+DOCTOR = "doctor.sbatch.j2"
 _PACKAGE = Path(__file__).parent
 # A wheel carries the templates inside the package; a checkout has them beside it.
 DEFAULT_TEMPLATES = next(
@@ -67,6 +68,21 @@ class ScriptContext:
 
 
 @dataclass(frozen=True, slots=True)
+class DoctorContext:
+    """Every variable of the template that examines a node."""
+
+    version: Directive
+    template_digest: Directive
+    job_name: Directive
+    partition: Directive
+    node: Directive
+    working_directory: Directive
+    job_log: Directive
+    images: str
+    report: str
+
+
+@dataclass(frozen=True, slots=True)
 class Script:
     """What is submitted, and its SHA-256."""
 
@@ -96,6 +112,25 @@ class Templates:
             raise ConfigurationError(f"the templates in {self.folder} fail: {error}") from error
         return Script(text, hashlib.sha256(text.encode()).hexdigest())
 
+    @property
+    def doctor_digest(self) -> str:
+        """The SHA-256 of the template that examines a node."""
+        try:
+            return hashlib.sha256((self.folder / DOCTOR).read_bytes()).hexdigest()
+        except OSError as error:
+            raise ConfigurationError(
+                f"the templates folder {self.folder} holds no {DOCTOR} that can be read"
+            ) from error
+
+    def render_doctor(self, context: DoctorContext) -> Script:
+        """The script that examines a node."""
+        values = {field.name: getattr(context, field.name) for field in fields(DoctorContext)}
+        try:
+            text = _environment(self.folder).get_template(DOCTOR).render(values)
+        except (jinja2.TemplateError, TypeError) as error:
+            raise ConfigurationError(f"{self.folder / DOCTOR} fails: {error}") from error
+        return Script(text, hashlib.sha256(text.encode()).hexdigest())
+
 
 _FIELDS = fields(ScriptContext)
 
@@ -103,7 +138,7 @@ _FIELDS = fields(ScriptContext)
 def digest(folder: Path) -> str:
     """One SHA-256 over the names and contents of all templates below a folder."""
     whole = hashlib.sha256()
-    for path in sorted(folder.rglob("*.j2")):
+    for path in sorted(path for path in folder.rglob("*.j2") if path != folder / DOCTOR):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         whole.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
     return whole.hexdigest()

@@ -36,6 +36,15 @@ class JobReport:
     source: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A node as Slurm reports it. `up`: a job that is sent to it now would be started there."""
+
+    name: str
+    partitions: tuple[str, ...]
+    up: bool
+
+
 # What became of one submission: a job id, or the SubmissionRefused / SchedulerUnavailable that it
 # met. After SchedulerUnavailable the job may exist all the same.
 SubmitOutcome = int | Exception
@@ -76,6 +85,10 @@ class Scheduler(Protocol):
 
     def capability(self) -> ComputeCapability:
         """What the cluster offers."""
+        ...
+
+    def nodes(self) -> list[ClusterNode]:
+        """Every node that is in a partition, by name."""
         ...
 
     def close(self) -> None:

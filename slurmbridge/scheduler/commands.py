@@ -12,7 +12,7 @@ from slurmbridge.errors import (
     SubmissionRefused,
 )
 from slurmbridge.model import ComputeCapability
-from slurmbridge.scheduler import JobReport, Submission, SubmitOutcome, wire
+from slurmbridge.scheduler import ClusterNode, JobReport, Submission, SubmitOutcome, wire
 from slurmbridge.shell import Command, Reply, Shell
 
 # Beyond this slurmctld answers no faster, and other users of the cluster wait longer.
@@ -76,8 +76,13 @@ class CommandScheduler:
             self._run(wire.CONFIGURATION),
             self._run(wire.PARTITIONS),
             self._run(wire.associations(self._user_name())),
+            self.nodes(),
         )
         return capability.model_copy(update={"observed_at": datetime.now(UTC)})
+
+    def nodes(self) -> list[ClusterNode]:
+        """See Scheduler.nodes."""
+        return wire.read_nodes(self._run(wire.NODES))
 
     def close(self) -> None:
         """See Scheduler.close."""

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from slurmbridge.errors import SchedulerUnavailable, SubmissionNotSent, SubmissionRefused
 from slurmbridge.lifecycle import SlurmFlag, SlurmState, SlurmStatus
 from slurmbridge.model import ComputeCapability
-from slurmbridge.scheduler import JobReport, Submission, SubmitOutcome
+from slurmbridge.scheduler import ClusterNode, JobReport, Submission, SubmitOutcome
 from slurmbridge.scheduler.native_child import read_directives
 
 _PENDING = SlurmStatus(SlurmState.PENDING)
@@ -26,7 +26,7 @@ class FakeScheduler:
     """Jobs wait until `start`, run until `end`, and are forgotten by the controller on `forget`.
 
     `silent` makes every call fail as a stopped slurmctld does; `swallow` makes the next submission
-    take effect without an answer.
+    take effect without an answer; nodes in `down` start nothing.
     """
 
     name = "fake"
@@ -39,6 +39,7 @@ class FakeScheduler:
         self._next_id = 1
         self.silent = False
         self.swallow = False
+        self.down: set[str] = set()
         self.calls: list[str] = []
 
     def submit(
@@ -76,6 +77,9 @@ class FakeScheduler:
         partition = self._capability.partition(_text(directives.get("partitions")))
         if partition is None:
             return "invalid partition specified"
+        node = directives.get("required_nodes")
+        if node is not None and node not in partition.node_names:
+            return "Invalid node name specified"
         account = directives.get("account")
         if account is not None and account not in self._capability.accounts:
             return "Invalid account or account/partition combination specified"
@@ -113,6 +117,20 @@ class FakeScheduler:
         """See Scheduler.capability."""
         self._answer("capability")
         return self._capability.model_copy(update={"observed_at": self._clock()})
+
+    def nodes(self) -> list[ClusterNode]:
+        """See Scheduler.nodes."""
+        self._answer("nodes")
+        partitions = self._capability.partitions
+        names = sorted({name for partition in partitions for name in partition.node_names})
+        return [
+            ClusterNode(
+                name,
+                tuple(sorted(entry.name for entry in partitions if name in entry.node_names)),
+                name not in self.down,
+            )
+            for name in names
+        ]
 
     def close(self) -> None:
         """See Scheduler.close."""

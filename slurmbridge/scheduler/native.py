@@ -21,7 +21,7 @@ from slurmbridge.errors import (
 )
 from slurmbridge.lifecycle import SlurmState, read_status
 from slurmbridge.model import ComputeCapability
-from slurmbridge.scheduler import JobReport, Submission, SubmitOutcome, wire
+from slurmbridge.scheduler import ClusterNode, JobReport, Submission, SubmitOutcome, wire
 from slurmbridge.scheduler.commands import CommandScheduler
 from slurmbridge.shell import CLEAN_ENVIRONMENT, LineChild, Shell
 
@@ -89,6 +89,21 @@ class NativeScheduler:
     def capability(self) -> ComputeCapability:
         """See Scheduler.capability."""
         return self._commands.capability()
+
+    def nodes(self) -> list[ClusterNode]:
+        """See Scheduler.nodes."""
+        [answer] = list(self._ask("nodes", None, answers=1))
+        if "nodes" not in answer:
+            raise SchedulerUnavailable(f"Slurm did not answer: {answer.get('error')}")
+        within: dict[str, list[str]] = {}
+        for partition, names in answer["partitions"].items():
+            for name in names:
+                within.setdefault(name, []).append(partition)
+        return wire.sorted_nodes(
+            ClusterNode(name, tuple(within[name]), wire.node_is_up(state))
+            for name, state in answer["nodes"].items()
+            if name in within
+        )
 
     def close(self) -> None:
         """See Scheduler.close."""

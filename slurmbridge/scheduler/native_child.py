@@ -18,6 +18,8 @@ ATTRIBUTES: dict[str, str] = {
     "job-name": "name",
     "account": "account",
     "partition": "partitions",
+    "nodelist": "required_nodes",
+    "exclude": "excluded_nodes",
     "nodes": "nodes",
     "ntasks": "ntasks",
     "cpus-per-task": "cpus_per_task",
@@ -101,6 +103,18 @@ def report(pyslurm: Any, _jobs: object) -> Iterable[dict[str, Any]]:
     }
 
 
+def report_nodes(pyslurm: Any, _jobs: object) -> Iterable[dict[str, Any]]:
+    """The state of every node, and the nodes of every partition, in one line."""
+    yield {
+        "nodes": {node.name: node.state for node in pyslurm.Nodes.load().values()},
+        "partitions": {
+            partition.name: pyslurm.utils.nodelist_from_range_str(partition.nodes or "")
+            for partition in pyslurm.Partitions.load().values()
+            if not partition.is_hidden
+        },
+    }
+
+
 def cancel(pyslurm: Any, jobs: list[int]) -> Iterable[dict[str, Any]]:
     """Cancel each; one that has ended already is fine."""
     for job_id in jobs:
@@ -116,6 +130,7 @@ def cancel(pyslurm: Any, jobs: list[int]) -> Iterable[dict[str, Any]]:
 OPERATIONS: dict[str, Callable[[Any, Any], Iterable[dict[str, Any]]]] = {
     "submit": submit,
     "jobs": report,
+    "nodes": report_nodes,
     "cancel": cancel,
 }
 

@@ -16,7 +16,7 @@ from slurmbridge.errors import (
 )
 from slurmbridge.lifecycle import SlurmStatus, read_status
 from slurmbridge.model import ComputeCapability, Partition
-from slurmbridge.scheduler import JobReport
+from slurmbridge.scheduler import ClusterNode, JobReport
 from slurmbridge.shell import Reply
 
 SUBMIT = ("sbatch", "--parsable")
@@ -28,6 +28,7 @@ QUEUE = (
     "--Format=JobID:|,State:|,exit_code:|,StartTime:|,EndTime:|,NodeList:|,Reason:|,Name:|",
 )
 PARTITIONS = ("sinfo", "--noheader", "--format=%P|%a|%D|%c|%m|%l")
+NODES = ("sinfo", "--noheader", "--Node", "--format=%P|%T|%N")
 CONFIGURATION = ("scontrol", "show", "config")
 USER_NAME = ("id", "-un")
 HISTORY_NAMES_PER_CALL = 500
@@ -46,6 +47,12 @@ _LIMIT = re.compile(
     re.IGNORECASE,
 )
 _GONE = re.compile(r"already completing or completed|invalid job id", re.IGNORECASE)
+# A node in these states starts jobs. What else Slurm says of it stands behind the word: sinfo
+# writes a sign, such as `*` for one that does not answer, and slurmctld `+DRAIN`.
+_NODE_UP = re.compile(
+    r"(idle|mixed|allocated|completing|planned)[+-]?(\+(cloud|completing|planned|dynamic_norm))*",
+    re.IGNORECASE,
+)
 _UNSET = {"", "N/A", "NONE", "None", "Unknown", "None assigned", "(null)"}
 
 
@@ -194,7 +201,9 @@ def associations(user: str) -> tuple[str, ...]:
     )
 
 
-def read_capability(config: Reply, partitions: Reply, accounts: Reply) -> ComputeCapability:
+def read_capability(
+    config: Reply, partitions: Reply, accounts: Reply, nodes: Sequence[ClusterNode] = ()
+) -> ComputeCapability:
     """Put together what scontrol, sinfo and sacctmgr say."""
     _must_succeed("scontrol", config)
     _must_succeed("sinfo", partitions)
@@ -207,9 +216,44 @@ def read_capability(config: Reply, partitions: Reply, accounts: Reply) -> Comput
     return ComputeCapability(
         cluster=cluster.group(1),
         slurm_version=version.group(1),
-        partitions=read_partitions(partitions.stdout),
+        partitions=tuple(
+            _with_names(partition, nodes) for partition in read_partitions(partitions.stdout)
+        ),
         accounts=tuple(sorted({row[0] for row in rows if row[0]})),
         default_account=next((row[1] for row in rows if len(row) > 1 and row[1]), None),
+    )
+
+
+def _with_names(partition: Partition, nodes: Sequence[ClusterNode]) -> Partition:
+    names = tuple(node.name for node in nodes if partition.name in node.partitions)
+    return partition.model_copy(update={"node_names": names})
+
+
+def read_nodes(reply: Reply) -> list[ClusterNode]:
+    """What sinfo printed for NODES: a line for each node in each partition."""
+    _must_succeed("sinfo", reply)
+    found: dict[str, ClusterNode] = {}
+    for line in reply.stdout.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) != 3 or not all(fields):
+            raise ReplyUnreadable(f"sinfo printed a line that is not understood: {line[:200]!r}")
+        partition, state, name = fields
+        before = found[name].partitions if name in found else ()
+        names = (*before, partition.removesuffix("*"))
+        found[name] = ClusterNode(name, names, node_is_up(state))
+    return sorted_nodes(found.values())
+
+
+def node_is_up(state: str) -> bool:
+    """Whether a node in this state, in sinfo's words or slurmctld's, starts jobs."""
+    return _NODE_UP.fullmatch(state) is not None
+
+
+def sorted_nodes(nodes: Iterable[ClusterNode]) -> list[ClusterNode]:
+    """By name, and the partitions of each by name."""
+    return sorted(
+        (ClusterNode(node.name, tuple(sorted(node.partitions)), node.up) for node in nodes),
+        key=lambda node: node.name,
     )
 
 

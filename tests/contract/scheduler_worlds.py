@@ -12,21 +12,22 @@ from slurmbridge.scheduler.commands import CommandScheduler
 from slurmbridge.scheduler.fake import FakeScheduler
 from tests.support.cluster import Cluster, until
 
+NODES = ("node1", "node2", "node3")
 CAPABILITY = ComputeCapability(
     cluster="fake",
     slurm_version="26.05.5",
     partitions=(
         Partition(
             name="main", default=True, up=True, nodes=3,
-            cpus_per_node=4, memory_mib_per_node=4000, time_limit_minutes=1440,
+            cpus_per_node=4, memory_mib_per_node=4000, time_limit_minutes=1440, node_names=NODES,
         ),
         Partition(
             name="short", default=False, up=True, nodes=3,
-            cpus_per_node=4, memory_mib_per_node=4000, time_limit_minutes=10,
+            cpus_per_node=4, memory_mib_per_node=4000, time_limit_minutes=10, node_names=NODES,
         ),
         Partition(
             name="parked", default=False, up=False, nodes=3,
-            cpus_per_node=4, memory_mib_per_node=4000, time_limit_minutes=None,
+            cpus_per_node=4, memory_mib_per_node=4000, time_limit_minutes=None, node_names=NODES,
         ),
     ),
     accounts=("research", "teaching"),

@@ -120,3 +120,23 @@ def test_the_cluster_says_what_it_offers(world: World) -> None:
     assert (main.name, main.nodes, main.cpus_per_node) == ("main", 3, 4)
     assert short.time_limit_minutes == 10
     assert capability.partition("nowhere") is None
+    assert {"node1", "node2", "node3"} == set(main.node_names)
+
+
+def test_the_cluster_names_its_nodes_and_their_partitions(world: World) -> None:
+    nodes = world.scheduler.nodes()
+    assert [node.name for node in nodes] == ["node1", "node2", "node3"]
+    for node in nodes:
+        assert node.up
+        assert {"main", "short", "parked"} <= set(node.partitions)
+
+
+def test_a_job_that_is_bound_to_a_node_is_taken_and_one_for_no_node_is_not(
+    world: World, name: str
+) -> None:
+    bound = world.submission(name, partition="parked", nodelist="node3")
+    lost = world.submission(f"{name}-lost", partition="parked", nodelist="nowhere")
+    without = world.submission(f"{name}-without", partition="parked", exclude="node1,node2")
+    outcomes = world.scheduler.submit([bound, lost, without])
+    assert isinstance(outcomes.pop(1), SubmissionRefused)
+    world.scheduler.cancel(accepted(outcomes))

@@ -13,6 +13,7 @@ from slurmbridge.scheduler.native_child import (
     cancel,
     read_directives,
     report,
+    report_nodes,
     submit,
 )
 from slurmbridge.script import DEFAULT_TEMPLATES
@@ -55,15 +56,18 @@ class FakePyslurm:
         return SimpleNamespace(cancel=self._answer)
 
 
+WITH_DIRECTIVES = ("parts/directives.j2", "doctor.sbatch.j2")
+
+
 def test_every_directive_of_the_templates_has_an_attribute() -> None:
-    text = (DEFAULT_TEMPLATES / "parts/directives.j2").read_text()
+    text = "".join((DEFAULT_TEMPLATES / name).read_text() for name in WITH_DIRECTIVES)
     options = re.findall(r"^#SBATCH --([a-z-]+)", text, re.MULTILINE)
     assert len(options) == len([line for line in text.splitlines() if line.startswith("#SBATCH")])
-    assert set(options) == set(ATTRIBUTES)
+    assert set(options) == set(ATTRIBUTES) - {"exclude"}
 
 
 def test_no_template_but_the_directives_holds_a_directive() -> None:
-    others = set(DEFAULT_TEMPLATES.rglob("*.j2")) - {DEFAULT_TEMPLATES / "parts/directives.j2"}
+    others = set(DEFAULT_TEMPLATES.rglob("*.j2")) - {DEFAULT_TEMPLATES / n for n in WITH_DIRECTIVES}
     assert not [path for path in others if "#SBATCH" in path.read_text()]
 
 
@@ -72,9 +76,12 @@ def test_each_directive_becomes_its_attribute() -> None:
         "#SBATCH --account=research\n#SBATCH --partition=main\n#SBATCH --nodes=1\n"
         "#SBATCH --ntasks=1\n#SBATCH --cpus-per-task=4\n#SBATCH --mem=512M\n#SBATCH --time=60\n"
         "#SBATCH --chdir=/c/1\n#SBATCH --output=/c/1/job.log\n#SBATCH --open-mode=append\n"
-        "#SBATCH --no-requeue\n#SBATCH --export=NIL\n"
+        "#SBATCH --no-requeue\n#SBATCH --export=NIL\n#SBATCH --nodelist=n1\n"
+        "#SBATCH --exclude=n2,n3\n"
     )
     assert read_directives(text) == {
+        "required_nodes": "n1",
+        "excluded_nodes": "n2,n3",
         "name": "sb-1",
         "account": "research",
         "partitions": "main",
@@ -177,6 +184,27 @@ def test_only_jobs_of_this_user_are_told() -> None:
     [answer] = report(pyslurm, None)
     assert [entry["job_id"] for entry in answer["jobs"]] == [1, 3]
     assert answer["jobs"][0]["job_name"] == "sb-1"
+
+
+def test_nodes_are_told_with_their_states_and_partitions_with_their_nodes() -> None:
+    def partition(name: str, nodes: str | None, hidden: bool = False) -> Any:
+        return SimpleNamespace(name=name, nodes=nodes, is_hidden=hidden)
+
+    def loaded(*entries: Any) -> Any:
+        return SimpleNamespace(load=lambda: {entry.name: entry for entry in entries})
+
+    pyslurm = SimpleNamespace(
+        Nodes=loaded(SimpleNamespace(name="n1", state="IDLE+DRAIN")),
+        Partitions=loaded(
+            partition("a", "n1,n2"), partition("b", None), partition("c", "n1", hidden=True)
+        ),
+        utils=SimpleNamespace(nodelist_from_range_str=lambda text: text.split(",")),
+    )
+    [answer] = report_nodes(pyslurm, None)
+    assert answer == {
+        "nodes": {"n1": "IDLE+DRAIN"},
+        "partitions": {"a": ["n1", "n2"], "b": [""]},
+    }
 
 
 def test_of_several_cancels_only_those_that_failed_have_an_error() -> None:

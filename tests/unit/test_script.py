@@ -18,7 +18,9 @@ from slurmbridge.container.apptainer import SealedContainer, seal
 from slurmbridge.errors import ConfigurationError
 from slurmbridge.script import (
     DEFAULT_TEMPLATES,
+    DOCTOR,
     Directive,
+    DoctorContext,
     ScriptContext,
     Templates,
     digest,
@@ -27,7 +29,7 @@ from slurmbridge.script import (
 )
 
 ALL_TEMPLATES = sorted(DEFAULT_TEMPLATES.rglob("*.j2"))
-TYPES = typing.get_type_hints(ScriptContext)
+TYPES = typing.get_type_hints(DoctorContext) | typing.get_type_hints(ScriptContext)
 DIRECTIVES = {name for name, kind in TYPES.items() if kind in (Directive, Directive | None)}
 CONTEXT = ScriptContext(
     version=Directive("0.1.0"),
@@ -120,7 +122,7 @@ def test_a_variable_in_a_directive_or_comment_is_declared_as_such(path: Path) ->
 
 
 def test_directives_do_stand_in_directives_and_comments() -> None:
-    text = "\n".join(path.read_text() for path in ALL_TEMPLATES)
+    text = "\n".join(path.read_text() for path in ALL_TEMPLATES if path.name != DOCTOR)
     assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 10
     assert len(re.findall(r"^# .*{{ \w+ }}", text, re.MULTILINE)) == 2
 
@@ -262,7 +264,21 @@ def copied(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", ALL_TEMPLATES, ids=lambda path: path.name)
+OF_PROCESSES = [path for path in ALL_TEMPLATES if path.name != DOCTOR]
+
+
+def test_the_template_that_examines_nodes_has_a_digest_of_its_own(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    before = Templates(folder)
+    (folder / DOCTOR).write_text("#!/bin/bash\n")
+    assert Templates(folder).digest == before.digest == digest(DEFAULT_TEMPLATES)
+    assert before.doctor_digest != Templates(DEFAULT_TEMPLATES).doctor_digest
+    (folder / DOCTOR).unlink()
+    with pytest.raises(ConfigurationError, match=r"holds no doctor\.sbatch\.j2"):
+        assert before.doctor_digest
+
+
+@pytest.mark.parametrize("path", OF_PROCESSES, ids=lambda path: path.name)
 def test_any_byte_of_any_template_changes_the_digest(path: Path, tmp_path: Path) -> None:
     folder = copied(tmp_path)
     assert digest(folder) == digest(DEFAULT_TEMPLATES)

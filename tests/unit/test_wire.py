@@ -394,6 +394,46 @@ def test_a_configuration_without_a_cluster_name_is_unreadable() -> None:
         )
 
 
+def test_the_nodes_of_the_recorded_cluster_are_in_each_of_its_partitions() -> None:
+    nodes = wire.read_nodes(recorded("sinfo-nodes"))
+    assert [node.name for node in nodes] == ["node1", "node2", "node3"]
+    assert {node.partitions for node in nodes} == {("main", "parked", "short")}
+    assert [node.up for node in nodes] == [True, True, False]
+
+
+def test_a_capability_names_the_nodes_of_each_partition() -> None:
+    capability = wire.read_capability(
+        recorded("scontrol-config"),
+        recorded("sinfo"),
+        recorded("sacctmgr"),
+        wire.read_nodes(recorded("sinfo-nodes")),
+    )
+    assert {entry.node_names for entry in capability.partitions} == {("node1", "node2", "node3")}
+
+
+@pytest.mark.parametrize(
+    "state", ["idle", "mixed", "allocated", "mixed-", "allocated+", "planned", "completing",
+              "IDLE", "MIXED+PLANNED", "IDLE+CLOUD", "ALLOCATED+COMPLETING"],
+)  # fmt: skip
+def test_a_node_in_these_states_starts_jobs(state: str) -> None:
+    assert wire.node_is_up(state)
+
+
+@pytest.mark.parametrize(
+    "state", ["idle*", "idle~", "mixed#", "idle%", "mixed$", "idle@", "down", "down*", "drained",
+              "draining", "reserved", "maint", "fail", "unknown", "", "IDLE+DRAIN",
+              "IDLE+NOT_RESPONDING", "MIXED+DRAIN+COMPLETING", "DOWN", "IDLE+MAINTENANCE"],
+)  # fmt: skip
+def test_a_node_in_any_other_state_does_not(state: str) -> None:
+    assert not wire.node_is_up(state)
+
+
+@pytest.mark.parametrize("line", ["main*|idle\n", "main*|idle|\n", "a|b|c|d\n"])
+def test_a_line_of_nodes_of_another_form_is_unreadable(line: str) -> None:
+    with pytest.raises(ReplyUnreadable):
+        wire.read_nodes(printed(line))
+
+
 def test_a_line_of_sinfo_of_another_form_is_unreadable() -> None:
     with pytest.raises(ReplyUnreadable):
         wire.read_partitions("main*|up|3|4|4000\n")
