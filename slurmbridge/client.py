@@ -25,7 +25,7 @@ from slurmbridge.model import (
     SPEC_BYTES_LIMIT,
     ComputeCapability,
     Event,
-    Image,
+    ListedImage,
     Process,
     ProcessSpec,
     parse_spec,
@@ -60,7 +60,7 @@ class _Events(BaseModel):
 
 
 class _Images(BaseModel):
-    images: list[Image]
+    images: list[ListedImage]
 
 
 class LogPiece(NamedTuple):
@@ -215,8 +215,8 @@ class Client:
         """What the cluster offers. Raises SchedulerUnavailable before the first report."""
         return _read(ComputeCapability, self._call("GET", "/v1/capabilities"))
 
-    def images(self) -> list[Image]:
-        """What can be run, newest first."""
+    def images(self) -> list[ListedImage]:
+        """What is recorded, newest first, and whether it is what its name runs."""
         return _read(_Images, self._call("GET", "/v1/images")).images
 
     def wait(

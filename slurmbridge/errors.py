@@ -4,7 +4,8 @@
     ├── ConfigurationError        refuse to start
     ├── RequestError              the caller can fix it
     │   ├── InvalidProcess        ├── UnknownProcess     ├── UnknownImage
-    │   ├── Unauthenticated       ├── BodyTooLarge       ├── IllegalTransition
+    │   ├── AmbiguousImage        ├── Unauthenticated    ├── BodyTooLarge
+    │   ├── IllegalTransition
     │   └── SubmissionRefused     Slurm said no; its own words are in the message
     ├── SiteError                 the site must recover
     │   ├── SchedulerUnavailable  ── SubmissionNotSent
@@ -12,7 +13,8 @@
     │   ├── StagingFailed         └── DatabaseUnavailable
     ├── BridgeUnreachable         the client cannot talk to the API
     └── ContainerError
-        └── DefinitionInvalid     ── ImageBuildFailed
+        ├── DefinitionInvalid     ├── ImageBuildFailed
+        └── ImageRefused          revoked, not signed, or not the one that was meant
 
 Bugs are not in the tree: they stay AssertionError, TypeError and so on.
 """
@@ -60,6 +62,12 @@ class UnknownImage(RequestError):
     """No image of this name is recorded."""
 
     code = "unknown-image"
+
+
+class AmbiguousImage(RequestError):
+    """What was written stands for several images."""
+
+    code = "ambiguous-image"
 
 
 class Unauthenticated(RequestError):
@@ -158,3 +166,9 @@ class ImageBuildFailed(ContainerError):
     """Apptainer could not build an image, or its %test failed."""
 
     code = "image-build-failed"
+
+
+class ImageRefused(ContainerError):
+    """An image is revoked, is not signed, or is not the one that was meant."""
+
+    code = "image-refused"

@@ -323,6 +323,12 @@ class Image(Value):
     revoked_reason: str | None = None
 
 
+class ListedImage(Image):
+    """An image, and whether it is what its name runs."""
+
+    runs: bool
+
+
 class OutputFile(Value):
     """A file that was carried to the Data Store."""
 

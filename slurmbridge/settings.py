@@ -97,6 +97,21 @@ class LimitSettings(Section):
     log_kib: Annotated[int, Field(ge=1)] = 1024
 
 
+class ImageTrustSettings(Section):
+    """Whose signatures count."""
+
+    key: Path | None = None
+    required: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ImageTrustSettings":
+        if self.required and self.key is None:
+            raise ValueError("required needs a key")
+        if self.key is not None and not self.key.is_absolute():
+            raise ValueError(f"key must be absolute: {str(self.key)!r}")
+        return self
+
+
 class Settings(BaseSettings):
     """Everything that can be configured."""
 
@@ -116,6 +131,7 @@ class Settings(BaseSettings):
     slurm: SlurmSettings = SlurmSettings()
     runner: RunnerSettings = RunnerSettings()
     limits: LimitSettings = LimitSettings()
+    image_trust: ImageTrustSettings = ImageTrustSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

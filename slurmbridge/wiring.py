@@ -1,12 +1,13 @@
 """The composition root: from Settings to working objects. Nobody else sees Settings whole."""
 
 import os
+import pwd
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
-from slurmbridge.bridge.checks import Rules, check
+from slurmbridge.bridge.checks import Rules, check, untrusted
 from slurmbridge.bridge.collect import Collector, CollectRules
 from slurmbridge.bridge.desk import Desk, new_ulid
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
@@ -15,6 +16,8 @@ from slurmbridge.bridge.observe import Observer
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
+from slurmbridge.container.sif import SifReader
+from slurmbridge.container.trust import ImageKeeper, SignatureRule
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import ConfigurationError, SlurmBridgeError
 from slurmbridge.model import Image, ProcessSpec
@@ -42,6 +45,13 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
 class Site:
     """One configured installation."""
 
@@ -66,6 +76,7 @@ class Site:
             readable_stores=frozenset(name for name, store in stores.items() if store.read),
             writable_stores=frozenset(name for name, store in stores.items() if store.write),
             has_default_destination=self._settings.default_destination is not None,
+            signature_required=self._settings.image_trust.required,
         )
 
     def desk(self) -> Desk:
@@ -84,8 +95,8 @@ class Site:
         """
         self._database.check_schema()
         images = ImageStore(self._database)
-        known = {image.name for image in images.all()}
-        check(spec, self._rules, images=known, capability=SiteStore(self._database).capability())
+        capability = SiteStore(self._database).capability()
+        check(spec, self._rules, images=images.latest(), capability=capability)
         image = images.get(spec.image)
         return self._renderer.render(PREVIEW_ID, spec, image).text
 
@@ -100,9 +111,32 @@ class Site:
     def _builder(self) -> ImageBuilder:
         return ImageBuilder(
             ImageStore(self._database),
+            SifReader(LocalShell()),
             definitions=self._settings.definitions or DEFAULT_DEFINITIONS,
             images=self._settings.images,
             mirror=self._settings.mirror,
+            key=self._settings.image_trust.key,
+            clock=_now,
+        )
+
+    def images(self) -> ImageStore:
+        """What is recorded of images."""
+        self._database.check_schema()
+        return ImageStore(self._database)
+
+    def why_refused(self, image: Image) -> str | None:
+        """Why nothing may start with this image; None when it may."""
+        return untrusted(image, signature_required=self._settings.image_trust.required)
+
+    def image_keeper(self) -> ImageKeeper:
+        """Who adds, verifies and revokes images, in the name of the user who runs this."""
+        trust = self._settings.image_trust
+        return ImageKeeper(
+            self.images(),
+            SifReader(LocalShell()),
+            SignatureRule(trust.key, trust.required),
+            images=self._settings.images,
+            user=_user(),
             clock=_now,
         )
 
@@ -131,6 +165,9 @@ class Site:
             for key in self._written()
             if folders[key].is_dir() and not os.access(folders[key], os.W_OK)
         ]
+        key = settings.image_trust.key
+        if key is not None and not os.access(key, os.R_OK):
+            found.append(f"image_trust.key: {key} cannot be read")
         try:
             assert self._templates.digest
         except SlurmBridgeError as error:
@@ -214,6 +251,7 @@ class Site:
             batch=settings.runner.batch,
             lease=timedelta(seconds=settings.runner.lease_seconds),
             retry=timedelta(seconds=settings.runner.retry_seconds),
+            signature_required=settings.image_trust.required,
         )
         images = ImageStore(self._database)
         return Dispatcher(processes, images, scheduler, self._renderer, rules, clock=_now)

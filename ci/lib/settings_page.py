@@ -46,7 +46,11 @@ MEANING = {
     "limits.log_file_mib": "How much `stdout.txt` and `stderr.txt` may hold, each. What is printed "
     "beyond that is dropped, and the job log says how much it was.",
     "limits.log_kib": "How much of each log stream is kept in the database, for the API.",
+    "image_trust.key": "Public key, in PEM, that the signatures of images are checked with.",
+    "image_trust.required": "Whether an image that was not built here needs such a signature "
+    "([images.md](images.md#signatures)).",
 }
+FILES = frozenset({"image_trust.key"})
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:
@@ -63,8 +67,10 @@ def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]
     return found
 
 
-def type_of(field: FieldInfo) -> str:
+def type_of(key: str, field: FieldInfo) -> str:
     """In words: what may stand there."""
+    if key in FILES:
+        return "file"
     kind: Any = field.annotation
     if isinstance(kind, UnionType):
         kind = next(part for part in get_args(kind) if part is not NoneType)
@@ -103,7 +109,7 @@ def table() -> str:
     assert {key for key, _ in found} == set(MEANING), "MEANING and Settings differ"
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     lines += [
-        f"| `{key}` | {type_of(field)} | {default_of(field)} | {MEANING[key]} |"
+        f"| `{key}` | {type_of(key, field)} | {default_of(field)} | {MEANING[key]} |"
         for key, field in found
     ]
     return "\n".join(lines) + "\n"

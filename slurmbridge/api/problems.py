@@ -26,6 +26,7 @@ STATUS_OF: Mapping[type[SlurmBridgeError], HTTPStatus] = {
     errors.InvalidProcess: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnknownProcess: HTTPStatus.NOT_FOUND,
     errors.UnknownImage: HTTPStatus.NOT_FOUND,
+    errors.AmbiguousImage: HTTPStatus.CONFLICT,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.IllegalTransition: HTTPStatus.CONFLICT,
@@ -41,6 +42,7 @@ STATUS_OF: Mapping[type[SlurmBridgeError], HTTPStatus] = {
     errors.ContainerError: HTTPStatus.CONFLICT,
     errors.DefinitionInvalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.ImageBuildFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.ImageRefused: HTTPStatus.CONFLICT,
 }
 
 _log = logging.getLogger(__name__)

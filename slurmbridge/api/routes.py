@@ -15,7 +15,7 @@ from slurmbridge.model import (
     SPEC_BYTES_LIMIT,
     ComputeCapability,
     Event,
-    Image,
+    ListedImage,
     Process,
     parse_spec,
 )
@@ -41,9 +41,9 @@ class Events(BaseModel):
 
 
 class Images(BaseModel):
-    """What can be run, newest first."""
+    """What is recorded, newest first."""
 
-    images: list[Image]
+    images: list[ListedImage]
 
 
 async def _limited_body(request: Request) -> bytes:
@@ -195,5 +195,5 @@ def capabilities(caller: Caller) -> ComputeCapability:
 
 @router.get("/images", tags=["site"])
 def images(caller: Caller) -> Images:
-    """What can be run, newest first."""
+    """What is recorded, newest first, and whether it is what its name runs."""
     return Images(images=caller.desk.images())

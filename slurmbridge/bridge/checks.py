@@ -1,36 +1,37 @@
 """Whether a specification asks for what this site has. Pure."""
 
-from collections.abc import Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slurmbridge.errors import InvalidProcess
-from slurmbridge.model import ComputeCapability, Partition, ProcessSpec
+from slurmbridge.model import ComputeCapability, Image, Partition, ProcessSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the configuration says of stores."""
+    """What the configuration says of stores and of images."""
 
     readable_stores: frozenset[str]
     writable_stores: frozenset[str]
     has_default_destination: bool
+    signature_required: bool = False
 
 
 def check(
     spec: ProcessSpec,
     rules: Rules,
     *,
-    images: Set[str],
+    images: Mapping[str, Image],
     capability: ComputeCapability | None,
 ) -> None:
-    """Refuse what cannot run here, with every reason.
+    """Refuse what cannot run here, with every reason. `images` holds the latest of each name.
 
     Without a capability, as before the first report on the cluster, Slurm itself refuses later.
 
     Raises:
         InvalidProcess
     """
-    found = [*_image(spec, images), *_stores(spec, rules)]
+    found = [*_image(spec, rules, images), *_stores(spec, rules)]
     if capability is not None:
         found += _account(spec, capability)
         found += _partition(spec, capability)
@@ -42,9 +43,21 @@ def check(
 Finding = tuple[str, str]
 
 
-def _image(spec: ProcessSpec, images: Set[str]) -> list[Finding]:
-    if spec.image in images:
-        return []
+def untrusted(image: Image, *, signature_required: bool) -> str | None:
+    """Why nothing may start with this image; None when it may."""
+    if image.revoked_at is not None:
+        when = image.revoked_at.isoformat(" ", "seconds")
+        return f"the image {image.name!r} was revoked at {when}: {image.revoked_reason}"
+    # What was built here from a definition is trusted by its origin.
+    if signature_required and not image.signed and image.definition_sha256 is None:
+        return f"the image {image.name!r} is not signed, as this site requires"
+    return None
+
+
+def _image(spec: ProcessSpec, rules: Rules, images: Mapping[str, Image]) -> list[Finding]:
+    if image := images.get(spec.image):
+        problem = untrusted(image, signature_required=rules.signature_required)
+        return [("image", problem)] if problem else []
     known = ", ".join(sorted(images)) or "none"
     return [("image", f"no image {spec.image!r} is recorded (recorded: {known})")]
 

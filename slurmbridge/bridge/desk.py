@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from slurmbridge.bridge.checks import Rules, check
+from slurmbridge.bridge.checks import Rules, check, untrusted
 from slurmbridge.errors import DatabaseUnavailable, SchedulerUnavailable, Unauthenticated
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import ComputeCapability, Event, Image, Process, ProcessSpec
+from slurmbridge.model import ComputeCapability, Event, ListedImage, Process, ProcessSpec
 from slurmbridge.store import Database, ImageStore, ProcessStore, SiteStore, TokenStore
 
 LOG_STREAMS = ("stdout", "stderr", "job")
@@ -57,7 +57,7 @@ class Desk:
         Raises:
             InvalidProcess: it asks for something that this site does not have.
         """
-        images = {image.name for image in self._images.all()}
+        images = self._images.latest()
         check(spec, self._rules, images=images, capability=self._site.capability())
         process_id = self._new_id()
         self._processes.add([(process_id, spec)], by=by, now=self._clock())
@@ -105,9 +105,15 @@ class Desk:
             raise SchedulerUnavailable("no Runner has reported on the cluster yet")
         return capability
 
-    def images(self) -> list[Image]:
-        """The images that can be run, newest first."""
-        return self._images.all()
+    def images(self) -> list[ListedImage]:
+        """The images that are recorded, newest first."""
+        required = self._rules.signature_required
+        found: list[ListedImage] = []
+        for image in self._images.all():
+            latest = all(image.name != newer.name for newer in found)
+            runs = latest and untrusted(image, signature_required=required) is None
+            found.append(ListedImage(**image.model_dump(), runs=runs))
+        return found
 
     def authenticate(self, token: str) -> str:
         """The name that a bearer token belongs to.

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
+from slurmbridge.bridge.checks import untrusted
 from slurmbridge.bridge.collect import remove
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.context.folder import ContextFolder, ContextTaken
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import (
+    ImageRefused,
     InvalidProcess,
     SchedulerUnavailable,
     SiteError,
@@ -53,6 +55,7 @@ class DispatchRules:
     batch: int
     lease: timedelta
     retry: timedelta
+    signature_required: bool = False
 
 
 class Dispatcher:
@@ -116,7 +119,7 @@ class Dispatcher:
         )
 
     def _prepare(self, claimed: Sequence[Claimed]) -> list[Ready]:
-        images = {image.name: image for image in reversed(self._images.all())} if claimed else {}
+        images = self._images.latest() if claimed else {}
         ready: list[Ready] = []
         failed: list[Change] = []
         for entry in claimed:
@@ -152,6 +155,9 @@ class Dispatcher:
         try:
             if image is None:
                 raise UnknownImage(f"no image named {entry.spec.image!r} is recorded any more")
+            required = self._rules.signature_required
+            if problem := untrusted(image, signature_required=required):
+                raise ImageRefused(problem)
             variables = (f"{name}={value}" for name, value in entry.spec.environment.items())
             self._check_destination(entry)
             folder.make(words(entry.spec.command), words(variables))
@@ -160,6 +166,8 @@ class Dispatcher:
             return Ready(entry, self._renderer.render(entry.id, entry.spec, image), image)
         except (InvalidProcess, UnknownImage) as error:
             return self._ended(entry, ProcessState.EXECUTOR_ERROR, str(error))
+        except ImageRefused as error:
+            return self._ended(entry, ProcessState.SYSTEM_ERROR, str(error))
         except ContextTaken as error:
             values = {"job_id": error.job_id, "slurm_state": None, "missing_since": None}
             detail = f"its context was taken by job {error.job_id}"

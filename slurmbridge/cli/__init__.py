@@ -1,11 +1,12 @@
 """The commands that people type. The only home of Typer and Rich."""
 
-from slurmbridge.cli import local, remote, service
+from slurmbridge.cli import images, local, remote, service
 from slurmbridge.cli.root import app
 
 __all__ = ["app", "main"]
 
 remote.register(app)
+images.register(app)
 local.register(app)
 service.register(app)
 

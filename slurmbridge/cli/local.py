@@ -19,10 +19,6 @@ TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Whom the token b
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(render)
-    images = typer.Typer(help="The images that can be run.")
-    images.command("list")(remote.list_images)
-    images.command("build")(build_images)
-    app.add_typer(images, name="images")
     config = typer.Typer(help="The configuration of this host.")
     config.command("check")(check_config)
     config.command("show")(show_config)
@@ -43,30 +39,6 @@ def render(context: typer.Context, spec: remote.SpecName, as_json: AsJson = Fals
         output.document({"script": text})
     else:
         typer.echo(text, nl=False)
-
-
-def build_images(
-    context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Also what is already built from this definition.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Build images from their definitions; all of them when none is named.
-
-    What Apptainer prints appears on stderr.
-    """
-    site = session(context).site()
-    images = [
-        site.build_image(name, force=force, on_line=output.say)
-        for name in names or site.definition_names()
-    ]
-    if as_json:
-        output.document({"images": output.values(images)})
-        return
-    for image in images:
-        typer.echo(f"{image.name} {image.sha256}")
 
 
 def check_config(context: typer.Context, as_json: AsJson = False) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slurmbridge.lifecycle import FINAL_STATES, ProcessState
+from slurmbridge.model import Image
 
 # Wide enough that no line for another program is folded.
 _PIPE_WIDTH = 4096
@@ -88,6 +89,12 @@ def _cell(value: object) -> Text:
     if value is None:
         return Text("-")
     return Text(plain(value), style(value) if isinstance(value, ProcessState) else "")
+
+
+def origin(image: Image) -> str:
+    """Where an image is from."""
+    added = f"added by {image.added_by}" if image.added_by else ""
+    return ", ".join(filter(None, ["definition" if image.definition_sha256 else "", added]))
 
 
 def style(state: ProcessState) -> str:

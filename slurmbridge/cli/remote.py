@@ -244,20 +244,24 @@ def capabilities(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def list_images(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the images that can be run, newest first."""
+    """List the images that are recorded, newest first, and which of a name is the one that runs."""
     with session(context).client() as client:
         images = client.images()
     if as_json:
         output.document({"images": output.values(images)})
         return
     output.table(
-        ("NAME", "SHA256", "MIB", "BUILT"),
+        ("NAME", "RUNS", "SHA256", "MIB", "RECORDED", "ORIGIN", "SIGNED", "REVOKED"),
         (
             (
                 image.name,
+                "yes" if image.runs else "no",
                 image.sha256,
                 image.size_bytes >> 20,
                 image.built_at.isoformat(" ", "seconds"),
+                output.origin(image),
+                "yes" if image.signed else "no",
+                image.revoked_at and image.revoked_at.isoformat(" ", "seconds"),
             )
             for image in images
         ),

@@ -1,18 +1,24 @@
 """Images from definitions. The only home of spython, which reads them and drives the build."""
 
-import hashlib
 import re
 import subprocess
 import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from spython.main import Client
 from spython.main.parse.parsers import SingularityParser
-from spython.utils import run_command, stream_command
+from spython.utils import stream_command
 
+from slurmbridge.container.sif import SifReader, file_sha256
+from slurmbridge.container.trust import (
+    ImageRecords,
+    final_path,
+    is_intact,
+    refuse_revoked,
+)
 from slurmbridge.errors import DefinitionInvalid, ImageBuildFailed
 from slurmbridge.model import Image
 
@@ -24,17 +30,6 @@ DEFAULT_DEFINITIONS = next(
 _NO_MIRROR = "this host's apt uses no Debian mirror: name one as `mirror` in the configuration"
 BOOTSTRAPS = frozenset({"debootstrap", "docker"})
 REQUIRED_SECTIONS = ("help", "labels", "post", "test")
-_FILESYSTEM = re.compile(r"\|(\d+)-\d+\s*\|FS \(Squashfs/")
-
-
-class ImageRecords(Protocol):
-    """Where images are recorded."""
-
-    def record(self, image: Image) -> None:
-        """Record an image."""
-
-    def built_from(self, name: str, definition_sha256: str) -> Image | None:
-        """The image of this name that was built from this definition."""
 
 
 class Definition(SingularityParser):  # type: ignore[misc]
@@ -100,13 +95,17 @@ class ImageBuilder:
     def __init__(
         self,
         records: ImageRecords,
+        sif: SifReader,
         *,
         definitions: Path,
         images: Path,
         mirror: str | None,
+        key: Path | None,
         clock: Callable[[], datetime],
     ) -> None:
         self._records = records
+        self._sif = sif
+        self._key = key
         self._definitions = definitions
         self._images = images
         self._mirror = mirror
@@ -122,6 +121,7 @@ class ImageBuilder:
         Raises:
             DefinitionInvalid
             ImageBuildFailed: apptainer failed, or the image's own %test did.
+            ImageRefused: what was built is an image that was revoked.
         """
         path = self._definitions / f"{name}.def"
         if name not in self.names():
@@ -129,12 +129,32 @@ class ImageBuilder:
                 f"there is no definition {name!r}; there are: {', '.join(self.names()) or 'none'}"
             )
         definition = read_definition(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_sha256(path)
         recorded = self._records.built_from(name, digest)
-        if recorded and not force and _is_intact(recorded):
+        usable = recorded is not None and recorded.revoked_at is None and not force
+        if recorded and usable and is_intact(Path(recorded.path), recorded.sha256):
             on_line(f"{name} is built already: {recorded.path}")
-            return recorded
+            return self._completed(recorded, on_line)
         image = self._build(name, path, digest, definition.labels, on_line)
+        self._records.record(image)
+        return image
+
+    def _completed(self, recorded: Image, on_line: Callable[[str], None]) -> Image:
+        """What is recorded, with what an earlier version left out; of its name, the latest."""
+        update: dict[str, Any] = {}
+        if not recorded.environment:
+            # No image has none: PATH is always in it.
+            update["environment"] = self._sif.environment(Path(recorded.path))
+        latest = self._records.latest()[recorded.name]
+        if latest.sha256 != recorded.sha256:
+            if latest.revoked_at is not None or latest.definition_sha256 is not None:
+                on_line(f"{recorded.name} runs it again, instead of {latest.sha256}")
+                update["built_at"] = self._clock()
+            else:
+                on_line(f"{recorded.name} runs {latest.sha256}, which was added: left so")
+        if not update:
+            return recorded
+        image = recorded.model_copy(update=update)
         self._records.record(image)
         return image
 
@@ -150,8 +170,11 @@ class ImageBuilder:
             fresh = Path(folder) / f"{name}.sif"
             self._apptainer_build(path, fresh, on_line)
             sha256 = file_sha256(fresh)
-            offset = squashfs_offset(fresh)
-            final = self._images / f"{name}-{sha256[:16]}.sif"
+            final = final_path(self._images, name, sha256)
+            refuse_revoked(self._records.with_digest(sha256), final)
+            offset = self._sif.squashfs_offset(fresh)
+            environment = self._sif.environment(fresh)
+            signed = self._key is not None and not self._sif.signature_problem(fresh, self._key)
             fresh.chmod(0o440)
             fresh.rename(final)
         return Image(
@@ -162,6 +185,8 @@ class ImageBuilder:
             size_bytes=final.stat().st_size,
             squashfs_offset=offset,
             labels={**labels, "slurmbridge.definition.sha256": digest},
+            environment=environment,
+            signed=signed,
             built_at=self._clock(),
         )
 
@@ -180,26 +205,6 @@ class ImageBuilder:
             raise ImageBuildFailed(f"building {path.stem} failed: {last}") from error
         except FileNotFoundError as error:
             raise ImageBuildFailed("apptainer is not installed on this host") from error
-
-
-def _is_intact(image: Image) -> bool:
-    path = Path(image.path)
-    return path.is_file() and file_sha256(path) == image.sha256
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def squashfs_offset(image: Path) -> int:
-    """Where in a SIF file its file system begins, in bytes."""
-    result = run_command(["singularity", "sif", "list", str(image)], quiet=True)
-    match = _FILESYSTEM.search("".join(result["message"]))
-    if result["return_code"] != 0 or not match:
-        raise ImageBuildFailed(f"{image.name} holds no squashfs file system")
-    return int(match[1])
 
 
 def host_mirror(root: Path = Path("/")) -> str:

@@ -1,11 +1,12 @@
 """What is durable beside Processes: images, tokens, Runners and what they saw of the site."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
-from slurmbridge.errors import UnknownImage
+from slurmbridge.errors import AmbiguousImage, ImageRefused, UnknownImage
 from slurmbridge.model import ComputeCapability, Image
 from slurmbridge.store.database import Database
 from slurmbridge.store.tables import CapabilityRow, ImageRow, RunnerRow, TokenRow
@@ -23,29 +24,75 @@ class ImageStore:
         self._database = database
 
     def record(self, image: Image) -> None:
-        """Record an image; the latest of a name is the one that runs."""
+        """Record an image; the latest of a name is the one that runs.
+
+        Raises:
+            ImageRefused: it is revoked, and stays so.
+        """
+        same = _IMAGE.c.sha256 == image.sha256
+        revoked = select(_IMAGE.c.revoked_reason).where(same, _IMAGE.c.revoked_at.is_not(None))
         with self._database.write() as connection:
-            connection.execute(delete(_IMAGE).where(_IMAGE.c.sha256 == image.sha256))
+            reason = connection.execute(revoked).scalar_one_or_none()
+            if reason is not None:
+                raise ImageRefused(f"the image {image.sha256} was revoked: {reason}")
+            connection.execute(delete(_IMAGE).where(same))
             connection.execute(insert(_IMAGE), [image.model_dump()])
 
+    def note_signed(self, sha256: str, signed: bool) -> None:
+        """Record what was found of a signature. Nothing else changes."""
+        with self._database.write() as connection:
+            where = _IMAGE.c.sha256 == sha256
+            connection.execute(update(_IMAGE).where(where).values(signed=signed))
+
+    def revoke(self, sha256: str, *, by: str, reason: str, now: datetime) -> bool:
+        """End an image for good. False when it was revoked already; then nothing changes."""
+        values = {"revoked_at": now, "revoked_by": by, "revoked_reason": reason}
+        valid = (_IMAGE.c.sha256 == sha256) & _IMAGE.c.revoked_at.is_(None)
+        with self._database.write() as connection:
+            return connection.execute(update(_IMAGE).where(valid).values(**values)).rowcount > 0
+
     def get(self, name: str) -> Image:
-        """The latest image of this name.
+        """The latest image of this name, be it revoked or not: nothing older stands in for it.
 
         Raises:
             UnknownImage
         """
-        for image in self.all():
-            if image.name == name:
-                return image
-        known = ", ".join(sorted({image.name for image in self.all()})) or "none"
-        raise UnknownImage(f"no image named {name!r} is recorded; recorded: {known}")
+        latest = self.latest()
+        if name not in latest:
+            known = ", ".join(sorted(latest)) or "none"
+            raise UnknownImage(f"no image named {name!r} is recorded; recorded: {known}")
+        return latest[name]
+
+    def find(self, name_or_digest: str) -> Image:
+        """The latest of a name, or the one whose SHA-256 begins so, with 12 digits at least.
+
+        Raises:
+            UnknownImage
+            AmbiguousImage: several are meant.
+        """
+        found = [image for image in self.latest().values() if image.name == name_or_digest]
+        start = name_or_digest.lower()
+        if re.fullmatch(r"[0-9a-f]{12,64}", start):
+            found += [image for image in self.all() if image.sha256.startswith(start)]
+        digests = sorted({image.sha256 for image in found})
+        if len(digests) > 1:
+            raise AmbiguousImage(f"{name_or_digest} may be any of {', '.join(digests)}")
+        return found[0] if found else self.get(name_or_digest)
 
     def built_from(self, name: str, definition_sha256: str) -> Image | None:
-        """The image of this name that was built from this definition."""
+        """The latest image of this name that was built from this definition."""
         for image in self.all():
             if (image.name, image.definition_sha256) == (name, definition_sha256):
                 return image
         return None
+
+    def with_digest(self, sha256: str) -> Image | None:
+        """The image that is this file."""
+        return next((image for image in self.all() if image.sha256 == sha256), None)
+
+    def latest(self) -> dict[str, Image]:
+        """The latest image of each name."""
+        return {image.name: image for image in reversed(self.all())}
 
     def all(self) -> list[Image]:
         """All recorded images, newest first."""

@@ -5,19 +5,23 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 from typer.testing import CliRunner, Result
 
+from slurmbridge.bridge.checks import untrusted
 from slurmbridge.bridge.desk import Desk
 from slurmbridge.cli import app
 from slurmbridge.cli.root import Session
+from slurmbridge.container.trust import ImageKeeper, SignatureRule
 from slurmbridge.errors import ImageBuildFailed
 from slurmbridge.model import Image, ProcessSpec
+from slurmbridge.store import ImageStore
 from slurmbridge.wiring import Site
 from tests.support.front import IMAGE, NOW, SPEC, Front
+from tests.support.sif import reader
 
 
 @dataclass
@@ -28,6 +32,9 @@ class PlayedSite:
     problems: list[str] = field(default_factory=list)
     migrated: int = 0
     ran: int = 0
+    minutes: int = 0
+    # Where images lie, and a program that answers as Apptainer does.
+    folder: Path = Path()
 
     def desk(self) -> Desk:
         """The desk of the front."""
@@ -51,6 +58,23 @@ class PlayedSite:
             raise ImageBuildFailed("the %test of broken failed")
         on_line(f"building {name}, force {force}\x1b[2J")
         return IMAGE.model_copy(update={"name": name})
+
+    def images(self) -> ImageStore:
+        """What the front's database holds."""
+        return ImageStore(self.front.database)
+
+    def why_refused(self, image: Image) -> str | None:
+        """As where no signature is required."""
+        return untrusted(image, signature_required=False)
+
+    def image_keeper(self) -> ImageKeeper:
+        """A real one; each act is a minute after the one before."""
+        self.minutes += 1
+        now = NOW + timedelta(minutes=self.minutes)
+        return ImageKeeper(
+            self.images(), reader(self.folder), SignatureRule(), images=self.folder, user="carol",
+            clock=lambda: now,
+        )  # fmt: skip
 
     def check(self) -> list[str]:
         """What is played."""

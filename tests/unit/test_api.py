@@ -380,7 +380,8 @@ def test_the_script_is_there_once_it_is_rendered(front: Front, http: httpx.Clien
 
 def test_what_the_site_offers_is_shown(http: httpx.Client) -> None:
     assert http.get("/v1/capabilities").json()["partitions"][0]["name"] == "short"
-    assert http.get("/v1/images").json()["images"] == [IMAGE.model_dump(mode="json")]
+    listed = IMAGE.model_dump(mode="json") | {"runs": True}
+    assert http.get("/v1/images").json()["images"] == [listed]
 
 
 @pytest.mark.parametrize(

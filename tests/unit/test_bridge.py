@@ -19,8 +19,9 @@ from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import InvalidProcess, SchedulerUnavailable, SubmissionRefused
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, SlurmFlag, SlurmState
 from slurmbridge.lifecycle import SlurmStatus as Status
+from slurmbridge.model import Image
 from slurmbridge.scheduler import Submission
-from slurmbridge.store import SiteStore
+from slurmbridge.store import ImageStore, SiteStore
 from tests.support.builders import (
     ABSENCE,
     LEASE,
@@ -32,7 +33,7 @@ from tests.support.builders import (
     end,
     states,
 )
-from tests.support.specs import CAPABILITY, MINIMAL, START, spec
+from tests.support.specs import CAPABILITY, IMAGE, MINIMAL, START, spec
 
 SECOND = timedelta(seconds=1)
 
@@ -360,6 +361,48 @@ def test_an_image_that_is_not_recorded_any_more_ends_the_process(bridge: Bridge)
     bridge.verbs.dispatcher.dispatch()
     assert bridge.state(one) is ProcessState.EXECUTOR_ERROR
     assert "no image named 'python' is recorded any more" in str(bridge.get(one).reason)
+
+
+def test_a_revoked_image_starts_nothing_although_an_older_one_of_its_name_is_there(
+    bridge: Bridge,
+) -> None:
+    images = ImageStore(bridge.database)
+    newer = IMAGE.model_copy(update={"sha256": "3" * 64, "built_at": START + timedelta(days=1)})
+    images.record(newer)
+    one = bridge.submit()
+    images.revoke("3" * 64, by="carol", reason="it holds a key", now=START + timedelta(days=2))
+    bridge.verbs.dispatcher.dispatch()
+    assert bridge.state(one) is ProcessState.SYSTEM_ERROR
+    said = "the image 'python' was revoked at 2026-03-06 05:06:07+00:00: it holds a key"
+    assert bridge.get(one).reason == said
+    assert bridge.jobs_of(one) == []
+    assert not bridge.context(one).exists()
+    with pytest.raises(InvalidProcess) as caught:
+        bridge.submit()
+    assert caught.value.fields == (("image", said),)
+    assert [image.runs for image in bridge.desk.images()] == [False, False]
+
+
+ADDED = IMAGE.model_copy(update={"definition_sha256": None, "added_by": "carol"})
+
+
+@pytest.mark.parametrize(
+    ("image", "starts"),
+    [(IMAGE, True), (ADDED, False), (ADDED.model_copy(update={"signed": True}), True)],
+    ids=["built here", "added", "added and signed"],
+)
+def test_where_signatures_are_required_only_what_is_signed_or_built_here_starts(
+    bridge: Bridge, image: Image, starts: bool
+) -> None:
+    ImageStore(bridge.database).record(image)
+    one = bridge.submit()
+    dispatcher = bridge.verbs.dispatcher
+    dispatcher._rules = replace(dispatcher._rules, signature_required=True)
+    dispatcher.dispatch()
+    assert (bridge.get(one).job_id is not None) is starts
+    if not starts:
+        assert bridge.state(one) is ProcessState.SYSTEM_ERROR
+        assert "is not signed, as this site requires" in str(bridge.get(one).reason)
 
 
 def test_a_store_that_left_the_configuration_keeps_back_only_those_that_need_it(
@@ -945,7 +988,7 @@ def test_what_this_site_does_not_have_is_refused_by_name(
     changes: dict[str, Any], field: str, part: str
 ) -> None:
     with pytest.raises(InvalidProcess) as caught:
-        check(spec(**changes), RULES, images={"python"}, capability=CAPABILITY)
+        check(spec(**changes), RULES, images={"python": IMAGE}, capability=CAPABILITY)
     [(location, message)] = caught.value.fields
     assert location == field
     assert part in message
@@ -954,16 +997,16 @@ def test_what_this_site_does_not_have_is_refused_by_name(
 def test_all_that_is_wrong_is_told_at_once() -> None:
     wanted = spec(image="julia", account="nope", time_limit_minutes=1441)
     with pytest.raises(InvalidProcess) as caught:
-        check(wanted, RULES, images=set(), capability=CAPABILITY)
+        check(wanted, RULES, images={}, capability=CAPABILITY)
     assert [field for field, _ in caught.value.fields] == ["image", "account", "time_limit_minutes"]
 
 
 def test_without_a_default_destination_one_must_be_named() -> None:
     rules = Rules(frozenset(), frozenset({"results"}), has_default_destination=False)
     with pytest.raises(InvalidProcess, match="outputs: is required"):
-        check(spec(), rules, images={"python"}, capability=None)
+        check(spec(), rules, images={"python": IMAGE}, capability=None)
     named = spec(outputs={"destination": "results:a"})
-    check(named, rules, images={"python"}, capability=None)
+    check(named, rules, images={"python": IMAGE}, capability=None)
 
 
 def test_what_is_just_within_the_limits_is_taken() -> None:
@@ -972,12 +1015,21 @@ def test_what_is_just_within_the_limits_is_taken() -> None:
         time_limit_minutes=1440,
         account="research",
     )
-    check(wanted, RULES, images={"python"}, capability=CAPABILITY)
+    check(wanted, RULES, images={"python": IMAGE}, capability=CAPABILITY)
 
 
 def test_before_the_first_report_on_the_cluster_slurm_is_left_to_judge() -> None:
     wanted = spec(account="nope", partition="nope", resources={"cpus_per_task": 4096})
-    check(wanted, RULES, images={"python"}, capability=None)
+    check(wanted, RULES, images={"python": IMAGE}, capability=None)
+
+
+def test_an_image_without_the_signature_that_is_required_is_refused() -> None:
+    rules = replace(RULES, signature_required=True)
+    with pytest.raises(InvalidProcess, match="image: the image 'python' is not signed"):
+        check(spec(), rules, images={"python": ADDED}, capability=CAPABILITY)
+    check(spec(), RULES, images={"python": ADDED}, capability=CAPABILITY)
+    for image in (IMAGE, ADDED.model_copy(update={"signed": True})):
+        check(spec(), rules, images={"python": image}, capability=CAPABILITY)
 
 
 def test_a_refused_process_is_not_recorded(bridge: Bridge) -> None:

@@ -20,7 +20,7 @@ from slurmbridge.errors import (
     UnknownProcess,
 )
 from slurmbridge.lifecycle import Phase, ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import ListedImage, Process, parse_spec
 from slurmbridge.store import ProcessStore, RunnerStatus, SiteStore
 from slurmbridge.store.processes import Change
 from tests.support.front import CAPABILITY, IMAGE, NOW, SPEC, URL, Front, opened
@@ -142,7 +142,7 @@ def test_the_rest_of_the_bridge_is_reached(front: Front, client: Client) -> None
     assert client.script(process_id) is None
     assert [event.source for event in client.events(process_id)] == ["api"]
     assert client.capability() == CAPABILITY
-    assert client.images() == [IMAGE]
+    assert client.images() == [ListedImage(**IMAGE.model_dump(), runs=True)]
     state = ProcessState.QUEUED
     change = Change(
         process_id,

@@ -7,12 +7,15 @@ import pytest
 from slurmbridge.container.images import (
     DEFAULT_DEFINITIONS,
     ImageBuilder,
-    file_sha256,
     host_mirror,
     read_definition,
 )
+from slurmbridge.container.sif import file_sha256
 from slurmbridge.errors import DefinitionInvalid, ImageBuildFailed
 from slurmbridge.model import Image
+from slurmbridge.store import ImageStore
+from tests.support.builders import fresh_database
+from tests.support.sif import reader
 from tests.support.specs import IMAGE, START
 
 GOOD = """Bootstrap: debootstrap
@@ -109,24 +112,13 @@ def test_what_is_no_text_file_is_refused(kind: str, tmp_path: Path) -> None:
 # --- which image is taken ---
 
 
-class Records:
-    """One recorded image."""
-
-    def __init__(self, image: Image) -> None:
-        self._image = image
-
-    def record(self, image: Image) -> None:
-        raise AssertionError("nothing is built in these tests")
-
-    def built_from(self, name: str, definition_sha256: str) -> Image | None:
-        wanted = (self._image.name, self._image.definition_sha256)
-        return self._image if (name, definition_sha256) == wanted else None
-
-
 def builder(tmp_path: Path, image: Image) -> ImageBuilder:
+    records = ImageStore(fresh_database())
+    records.record(image)
     return ImageBuilder(
-        Records(image), definitions=tmp_path, images=tmp_path, mirror=None, clock=lambda: START
-    )
+        records, reader(tmp_path), definitions=tmp_path, images=tmp_path, mirror=None, key=None,
+        clock=lambda: START,
+    )  # fmt: skip
 
 
 def test_an_image_that_is_recorded_and_intact_is_not_built_again(tmp_path: Path) -> None:
@@ -139,6 +131,7 @@ def test_an_image_that_is_recorded_and_intact_is_not_built_again(tmp_path: Path)
             "path": str(built),
             "sha256": file_sha256(built),
             "definition_sha256": file_sha256(definition),
+            "environment": {"PATH": "/usr/bin"},
         }
     )
     told: list[str] = []

@@ -17,8 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 from sqlmodel import SQLModel
 
 from slurmbridge.errors import (
+    AmbiguousImage,
     DatabaseUnavailable,
     IllegalTransition,
+    ImageRefused,
     SlurmBridgeError,
     UnknownImage,
     UnknownProcess,
@@ -656,6 +658,50 @@ def test_an_image_is_found_by_its_definition(database: Database) -> None:
     assert found.sha256 == "a"
     assert images.built_from("python", "y") is None
     assert images.built_from("r", "x") is None
+
+
+def test_an_image_is_found_by_its_name_or_the_beginning_of_its_digest(database: Database) -> None:
+    images = ImageStore(database)
+    one, two = image("abcdefabcdef" + "0" * 52, START), image("abcdefabcdef" + "1" * 52, START)
+    cafe = image("c" * 64, START + LEASE, name="cafecafecafe")
+    for entry in (one, cafe, image("d" * 64, START + LEASE)):
+        images.record(entry)
+    assert images.find("python").sha256 == "d" * 64
+    assert images.find("ABCDEFABCDEF") == images.find(one.sha256) == one
+    assert images.find("cafecafecafe") == cafe
+    images.record(two)
+    with pytest.raises(AmbiguousImage, match=f"any of {one.sha256}, {two.sha256}"):
+        images.find("abcdefabcdef")
+    assert images.find(two.sha256[:13]) == two
+    images.record(image("cafecafecafe" + "0" * 52, START))
+    with pytest.raises(AmbiguousImage, match="cafecafecafe may be any of"):
+        images.find("cafecafecafe")
+    for missing in ("abcdefabcde", "abcdefabcdee", "julia", "%", ""):
+        with pytest.raises(UnknownImage, match="recorded: cafecafecafe, python"):
+            images.find(missing)
+
+
+def test_a_revoked_image_stays_the_latest_and_stays_revoked(database: Database) -> None:
+    images = ImageStore(database)
+    old, new = image("a", START), image("b", START + LEASE)
+    images.record(old)
+    images.record(new)
+    assert images.revoke("b", by="carol", reason="one", now=START + 2 * LEASE)
+    revoked = images.get("python")
+    assert revoked == new.model_copy(
+        update={
+            "revoked_at": START + 2 * LEASE,
+            "revoked_by": "carol",
+            "revoked_reason": "one",
+        }
+    )
+    assert not images.revoke("b", by="dave", reason="two", now=START + 3 * LEASE)
+    with pytest.raises(ImageRefused, match="was revoked: one"):
+        images.record(new)
+    images.note_signed("b", True)
+    assert images.get("python") == revoked.model_copy(update={"signed": True})
+    assert images.with_digest("a") == old
+    assert images.with_digest("c") is None
 
 
 def test_a_new_token_ends_the_earlier_one_of_its_name(database: Database) -> None:
