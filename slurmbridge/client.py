@@ -23,11 +23,13 @@ from slurmbridge.errors import (
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import (
     SPEC_BYTES_LIMIT,
+    Attestation,
     ComputeCapability,
     Event,
     ListedImage,
     Process,
     ProcessSpec,
+    PublicKey,
     parse_spec,
 )
 
@@ -61,6 +63,10 @@ class _Events(BaseModel):
 
 class _Images(BaseModel):
     images: list[ListedImage]
+
+
+class _Keys(BaseModel):
+    keys: list[PublicKey]
 
 
 class LogPiece(NamedTuple):
@@ -210,6 +216,14 @@ class Client:
     def events(self, process_id: str) -> list[Event]:
         """What was observed and done, in order. Raises UnknownProcess."""
         return _read(_Events, self._call("GET", _path(process_id, "/events"))).events
+
+    def attestation(self, process_id: str) -> Attestation:
+        """What its container was found to be. Raises UnknownProcess, NotAttested."""
+        return _read(Attestation, self._call("GET", _path(process_id, "/attestation")))
+
+    def signing_keys(self) -> list[PublicKey]:
+        """The keys with which the bridge signs, the latest first."""
+        return _read(_Keys, self._call("GET", "/v1/keys")).keys
 
     def capability(self) -> ComputeCapability:
         """What the cluster offers. Raises SchedulerUnavailable before the first report."""

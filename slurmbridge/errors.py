@@ -5,7 +5,7 @@
     ├── RequestError              the caller can fix it
     │   ├── InvalidProcess        ├── UnknownProcess     ├── UnknownImage
     │   ├── AmbiguousImage        ├── Unauthenticated    ├── BodyTooLarge
-    │   ├── IllegalTransition
+    │   ├── IllegalTransition     ├── NotAttested
     │   └── SubmissionRefused     Slurm said no; its own words are in the message
     ├── SiteError                 the site must recover
     │   ├── SchedulerUnavailable  ── SubmissionNotSent
@@ -14,6 +14,7 @@
     ├── BridgeUnreachable         the client cannot talk to the API
     └── ContainerError
         ├── DefinitionInvalid     ├── ImageBuildFailed
+        ├── HelpersMissing        ├── AttestationInvalid
         └── ImageRefused          revoked, not signed, or not the one that was meant
 
 Bugs are not in the tree: they stay AssertionError, TypeError and so on.
@@ -166,6 +167,24 @@ class ImageBuildFailed(ContainerError):
     """Apptainer could not build an image, or its %test failed."""
 
     code = "image-build-failed"
+
+
+class NotAttested(RequestError):
+    """The container of a Process was not attested, or not yet."""
+
+    code = "not-attested"
+
+
+class HelpersMissing(ContainerError):
+    """The sealing helpers are not built, or cannot be."""
+
+    code = "helpers-missing"
+
+
+class AttestationInvalid(ContainerError):
+    """An attestation that does not say what it must, or is not signed by who it must be."""
+
+    code = "attestation-invalid"
 
 
 class ImageRefused(ContainerError):

@@ -150,6 +150,20 @@ class Resources(Value):
     nodes: Annotated[int, Field(ge=1, le=1)] = 1
     cpus_per_task: Annotated[int, Field(ge=1, le=4096)] = 1
     memory_mib: Annotated[int, Field(ge=16, le=64 * 1024 * 1024)] = 1024
+    # Sizes of /tmp and /dev/shm. What is in them lies in memory, and counts as the job's.
+    # None: half of memory_mib, each.
+    tmp_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
+    shm_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
+
+
+class Limits(Value):
+    """What the program may use beyond what Slurm counts: its ulimits."""
+
+    # Processes and threads together.
+    processes: Annotated[int, Field(ge=8, le=1_000_000)] = 4096
+    open_files: Annotated[int, Field(ge=64, le=1_000_000)] = 16_384
+    # The largest file it may write. None: what the site takes as outputs.
+    file_size_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
 
 
 class ProcessSpec(Value):
@@ -162,6 +176,7 @@ class ProcessSpec(Value):
     outputs: Outputs | None = None
     environment: Annotated[dict[VariableName, Argument], Field(max_length=256)] = {}
     resources: Resources = Resources()
+    limits: Limits = Limits()
     time_limit_minutes: Annotated[int, Field(ge=1, le=366 * 24 * 60)] = 60
     trace: TraceLevel = TraceLevel.AUDIT
     account: SlurmName | None = None
@@ -278,6 +293,7 @@ class RefusedPartition(Value):
 
     name: str
     default: bool
+    node_names: tuple[str, ...]
     reason: str
 
 
@@ -329,6 +345,51 @@ class ListedImage(Image):
     runs: bool
 
 
+class Helpers(Value):
+    """The sealing helpers that were built for an architecture, `sbseal` and `sbprobe`."""
+
+    architecture: str
+    # The folder that holds them.
+    path: str
+    sbseal_sha256: str
+    sbprobe_sha256: str
+    source_sha256: str
+    built_at: datetime
+
+
+class Attestation(Value):
+    """What a container was found to be before its program started, signed by the bridge."""
+
+    # Everything below is signed, as canonical JSON without `signature`.
+    version: int = 1
+    process_id: str
+    job_id: int | None
+    node: str
+    # When the node compared.
+    attested_at: datetime
+    image_sha256: str
+    script_sha256: str
+    sbseal_sha256: str
+    sbprobe_sha256: str
+    # The bridge's judgement, from the same lines by the same rules.
+    sealed: bool
+    unexpected: tuple[str, ...]
+    missing: tuple[str, ...]
+    # What the probe printed, and what it had to; `? ` marks lines that may be missing.
+    facts: tuple[str, ...]
+    expected: tuple[str, ...]
+    # The public key, as 64 hexadecimal digits (RFC 8032), and the signature, as 128.
+    public_key: str
+    signature: str = ""
+
+
+class PublicKey(Value):
+    """An Ed25519 key with which Runners of this bridge sign, as 64 hexadecimal digits."""
+
+    public_key: str
+    registered_at: datetime
+
+
 class OutputFile(Value):
     """A file that was carried to the Data Store."""
 
@@ -370,6 +431,8 @@ class Process(Value):
     outputs_location: str | None = None
     outputs: tuple[OutputFile, ...] = ()
     outputs_ignored: tuple[str, ...] = ()
+    # Whether its container was attested before the program started; None: not known (yet).
+    attested: bool | None = None
 
 
 def job_name(process_id: str) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from slurmbridge.bridge.collect import Collector
 from slurmbridge.bridge.dispatch import Dispatcher
+from slurmbridge.bridge.examine import Examiner
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
 from slurmbridge.bridge.recover import Recoverer
@@ -41,6 +42,8 @@ class Verbs:
     recoverer: Recoverer
     collector: Collector
     logs: LogKeeper
+    # None: nodes are examined only when somebody asks for it.
+    examiner: Examiner | None = None
 
 
 class Runner:
@@ -90,6 +93,9 @@ class Runner:
         moved += self._attempt("collect", self.verbs.collector.collect)
         if self._status.scheduler_error is None:
             moved += self._attempt("dispatch", self.verbs.dispatcher.dispatch)
+            # Last, and never counted: no Process waits for it.
+            if self.verbs.examiner and self._is_due("examine", self._cadence.poll_seconds):
+                self._attempt("examine the nodes", self.verbs.examiner.examine)
         return moved
 
     def _look(self) -> int:

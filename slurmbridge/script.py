@@ -59,7 +59,13 @@ class ScriptContext:
     image_path: str
     image_sha256: Directive
     image_offset: Directive
+    tmp_bytes: Directive
+    shm_bytes: Directive
+    helper_folder: str
+    sbseal_sha256: Directive
+    sbprobe_sha256: Directive
     log_limit: Directive
+    output_limit: Directive
     seal: tuple[str, ...]
     traced: bool
     trace_filtered: bool
@@ -136,7 +142,7 @@ _FIELDS = fields(ScriptContext)
 
 
 def digest(folder: Path) -> str:
-    """One SHA-256 over the names and contents of all templates below a folder."""
+    """One SHA-256 over the names and contents of all templates that make a Process's script."""
     whole = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*.j2") if path != folder / DOCTOR):
         content = hashlib.sha256(path.read_bytes()).hexdigest()

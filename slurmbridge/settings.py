@@ -112,6 +112,15 @@ class ImageTrustSettings(Section):
         return self
 
 
+class DoctorSettings(Section):
+    """How often nodes are examined."""
+
+    # 0: only when somebody asks for it.
+    every_hours: Annotated[int, Field(ge=0, le=8760)] = 12
+    retry_minutes: Annotated[int, Field(ge=1, le=525_600)] = 60
+    answer_minutes: Annotated[int, Field(ge=1, le=525_600)] = 10
+
+
 class Settings(BaseSettings):
     """Everything that can be configured."""
 
@@ -126,11 +135,14 @@ class Settings(BaseSettings):
     definitions: Path | None = None
     mirror: str | None = None
     default_destination: str | None = None
+    # An Ed25519 key (PEM, mode 600), made at a Runner's first start.
+    signing_key: Path = Path("/var/lib/slurmbridge/signing_key.pem")
     stores: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], StoreSettings]
     api: ApiSettings = ApiSettings()
     slurm: SlurmSettings = SlurmSettings()
     runner: RunnerSettings = RunnerSettings()
     limits: LimitSettings = LimitSettings()
+    doctor: DoctorSettings = DoctorSettings()
     image_trust: ImageTrustSettings = ImageTrustSettings()
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """The composition root: from Settings to working objects. Nobody else sees Settings whole."""
 
+import logging
 import os
 import pwd
 import socket
@@ -11,16 +12,20 @@ from slurmbridge.bridge.checks import Rules, check, untrusted
 from slurmbridge.bridge.collect import Collector, CollectRules
 from slurmbridge.bridge.desk import Desk, new_ulid
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
+from slurmbridge.bridge.examine import Examiner, ExaminerRules, known_capability, known_nodes
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
+from slurmbridge.bridge.readiness import offered
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
+from slurmbridge.container.helpers import HelperBuilder
 from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
 from slurmbridge.container.sif import SifReader
+from slurmbridge.container.signing import SigningKey, load_key
 from slurmbridge.container.trust import ImageKeeper, SignatureRule
 from slurmbridge.context.tree import Bounds
-from slurmbridge.errors import ConfigurationError, SlurmBridgeError
-from slurmbridge.model import Image, ProcessSpec
+from slurmbridge.errors import ConfigurationError, HelpersMissing, SlurmBridgeError
+from slurmbridge.model import ComputeCapability, Helpers, Image, ProcessSpec
 from slurmbridge.runner import Cadence, Runner, Verbs
 from slurmbridge.scheduler import Scheduler
 from slurmbridge.scheduler.commands import CommandScheduler
@@ -30,13 +35,17 @@ from slurmbridge.settings import Settings, Transport
 from slurmbridge.shell import LocalShell
 from slurmbridge.store import (
     Database,
+    HelperStore,
     ImageStore,
+    KeyStore,
+    NodeStore,
     ProcessStore,
     RunnerStatus,
     SiteStore,
     TokenStore,
 )
 
+log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
 PREVIEW_ID = "0" * 26
 
@@ -66,8 +75,17 @@ class Site:
 
     @cached_property
     def _renderer(self) -> Renderer:
-        limit = self._settings.limits.log_file_mib * _MIB
-        return Renderer(self._templates, self._settings.contexts, limit)
+        limits = self._settings.limits
+        return Renderer(
+            self._templates,
+            self._settings.contexts,
+            log_limit=limits.log_file_mib * _MIB,
+            output_limit=limits.output_mib * _MIB,
+        )
+
+    @cached_property
+    def _key(self) -> SigningKey:
+        return load_key(self._settings.signing_key)
 
     @cached_property
     def _rules(self) -> Rules:
@@ -95,10 +113,22 @@ class Site:
         """
         self._database.check_schema()
         images = ImageStore(self._database)
-        capability = SiteStore(self._database).capability()
+        capability = known_capability(SiteStore(self._database), NodeStore(self._database))
         check(spec, self._rules, images=images.latest(), capability=capability)
         image = images.get(spec.image)
-        return self._renderer.render(PREVIEW_ID, spec, image).text
+        helpers = self.build_helpers()
+        return self._renderer.render(PREVIEW_ID, spec, image, helpers).text
+
+    def build_helpers(self, *, force: bool = False) -> Helpers:
+        """The sealing helpers of this version, built if need be.
+
+        Raises:
+            HelpersMissing
+        """
+        builder = HelperBuilder(
+            HelperStore(self._database), LocalShell(), folder=self._settings.images, clock=_now
+        )
+        return builder.build() if force else builder.ensure()
 
     def definition_names(self) -> list[str]:
         """The images that can be built."""
@@ -200,6 +230,28 @@ class Site:
             raise ConfigurationError(f"slurm.transport is pyslurm, but {problem}")
         return CommandScheduler(shell, timeout_seconds=slurm.timeout_seconds)
 
+    def examiner(self, scheduler: Scheduler, *, look_seconds: float) -> Examiner:
+        """Who examines nodes; Slurm is asked about the jobs no more often than this."""
+        doctor = self._settings.doctor
+        rules = ExaminerRules(
+            contexts=self._settings.contexts,
+            images=self._settings.images,
+            every=timedelta(hours=doctor.every_hours),
+            retry=timedelta(minutes=doctor.retry_minutes),
+            answer=timedelta(minutes=doctor.answer_minutes),
+            look=timedelta(seconds=look_seconds),
+        )
+        nodes = NodeStore(self._database)
+        return Examiner(nodes, scheduler, self._templates, rules, clock=_now)
+
+    def known_capability(self, fresh: ComputeCapability | None = None) -> ComputeCapability | None:
+        """What Slurm has just reported, or a Runner last did, with what is known of the nodes."""
+        self._database.check_schema()
+        nodes = NodeStore(self._database)
+        if fresh is not None:
+            return offered(fresh, known_nodes(nodes))
+        return known_capability(SiteStore(self._database), nodes)
+
     def runner(self, scheduler: Scheduler) -> Runner:
         """A Runner with an id of its own."""
         settings = self._settings
@@ -221,7 +273,15 @@ class Site:
         return Runner(verbs, scheduler, site, processes, status, cadence)
 
     def run_runner(self, stop: Callable[[], bool]) -> None:
-        """Work as a Runner until told to stop."""
+        """Work as a Runner until told to stop.
+
+        Without sealing helpers it works, too: what is submitted waits, and says for what.
+        """
+        KeyStore(self._database).register(self._key.public, now=_now())
+        try:
+            self.build_helpers()
+        except HelpersMissing as error:
+            log.warning("%s", error)
         self.runner(self.scheduler()).run(stop)
 
     def _verbs(self, scheduler: Scheduler, runner: str) -> Verbs:
@@ -239,6 +299,11 @@ class Site:
             recoverer=recoverer,
             collector=self._collector(processes, logs, runner),
             logs=logs,
+            examiner=(
+                self.examiner(scheduler, look_seconds=10)
+                if self._settings.doctor.every_hours
+                else None
+            ),
         )
 
     def _dispatcher(self, processes: ProcessStore, scheduler: Scheduler, runner: str) -> Dispatcher:
@@ -254,7 +319,8 @@ class Site:
             signature_required=settings.image_trust.required,
         )
         images = ImageStore(self._database)
-        return Dispatcher(processes, images, scheduler, self._renderer, rules, clock=_now)
+        helpers = HelperStore(self._database)
+        return Dispatcher(processes, images, helpers, scheduler, self._renderer, rules, clock=_now)
 
     def _collector(self, processes: ProcessStore, logs: LogKeeper, runner: str) -> Collector:
         settings = self._settings
@@ -268,4 +334,4 @@ class Site:
             lease=timedelta(seconds=settings.runner.lease_seconds),
             retry=timedelta(seconds=settings.runner.retry_seconds),
         )
-        return Collector(processes, logs, rules, clock=_now)
+        return Collector(processes, logs, rules, key=self._key, clock=_now)

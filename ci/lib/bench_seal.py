@@ -13,9 +13,9 @@ from slurmbridge.bridge.desk import new_ulid
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.context.folder import ContextFolder
 from slurmbridge.model import parse_spec
-from slurmbridge.script import DEFAULT_TEMPLATES, Templates, words
+from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.settings import load
-from slurmbridge.store import Database, ImageStore
+from slurmbridge.store import Database, HelperStore, ImageStore
 
 ROUNDS = 15
 COMMAND = ["python3", "-c", "pass"]
@@ -41,7 +41,8 @@ done <"$1"
 
 def prepare(contexts: Path) -> tuple[Path, str]:
     """Scripts as the bridge renders them, each with a context of its own; the image."""
-    image = ImageStore(Database(load().database)).get("python")
+    database = Database(load().database)
+    image, helpers = ImageStore(database).get("python"), HelperStore(database).get()
     renderer = Renderer(Templates(DEFAULT_TEMPLATES), contexts)
     lines = []
     for _ in range(ROUNDS + 1):
@@ -50,9 +51,10 @@ def prepare(contexts: Path) -> tuple[Path, str]:
             spec = parse_spec({"image": "python", "command": COMMAND, "trace": trace})
             process_id = new_ulid()
             folder = ContextFolder(contexts, process_id)
-            folder.make(words(spec.command), words(()))
+            ready = renderer.prepared(process_id, spec, image)
+            folder.make(ready.command, ready.environment, ready.expected_facts)
             path = contexts / f"{process_id}.sbatch"
-            path.write_text(renderer.render(process_id, spec, image).text)
+            path.write_text(renderer.render(process_id, spec, image, helpers).text)
             paths.append(str(path))
         lines.append(" ".join(paths))
     listing = contexts / "scripts"

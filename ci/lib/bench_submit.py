@@ -17,10 +17,10 @@ from typing import Any
 from slurmbridge.bridge.desk import new_ulid
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.client import Client
-from slurmbridge.model import Image, ProcessSpec, parse_spec
+from slurmbridge.model import Helpers, Image, ProcessSpec, parse_spec
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.settings import Settings, load
-from slurmbridge.store import Database, ImageStore, ProcessStore, SiteStore
+from slurmbridge.store import Database, HelperStore, ImageStore, ProcessStore, SiteStore
 from slurmbridge.wiring import Site
 
 COUNT = 300
@@ -62,7 +62,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         settings = load()
-        image = ImageStore(Database(settings.database)).get("python")
+        site = Database(settings.database)
+        image, self.helpers = ImageStore(site).get("python"), HelperStore(site).get()
         contexts = Path(tempfile.mkdtemp(prefix="bench-", dir=settings.contexts))
         self.settings = settings.model_copy(
             update={"database": f"sqlite:///{folder}/bench.db", "contexts": contexts}
@@ -71,6 +72,7 @@ class Bench:
         self.site.migrate()
         self.database = Database(self.settings.database)
         ImageStore(self.database).record(image)
+        HelperStore(self.database).record(self.helpers)
         self.scheduler = self.site.scheduler()
         SiteStore(self.database).record_capability(self.scheduler.capability())
         self.runner = self.site.runner(self.scheduler)
@@ -80,7 +82,7 @@ class Bench:
 
     def scripts(self, count: int) -> list[str]:
         """Scripts as the bridge itself would submit them."""
-        return [_script(self.renderer, self.spec, self.image) for _ in range(count)]
+        return [_script(self.renderer, self.spec, self.image, self.helpers) for _ in range(count)]
 
     def bridge(self) -> float:
         """Rows are accepted; from here on until all job ids are stored."""
@@ -123,8 +125,8 @@ class Bench:
         shutil.rmtree(self.settings.contexts)
 
 
-def _script(renderer: Renderer, spec: ProcessSpec, image: Image) -> str:
-    return renderer.render(new_ulid(), spec, image).text
+def _script(renderer: Renderer, spec: ProcessSpec, image: Image, helpers: Helpers) -> str:
+    return renderer.render(new_ulid(), spec, image, helpers).text
 
 
 def _toml(settings: Settings) -> str:

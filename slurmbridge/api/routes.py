@@ -9,14 +9,16 @@ from pydantic import AfterValidator, BaseModel
 
 from slurmbridge.api.auth import Caller
 from slurmbridge.api.problems import answer, documented
-from slurmbridge.errors import BodyTooLarge, UnknownProcess
+from slurmbridge.errors import BodyTooLarge, NotAttested, UnknownProcess
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import (
     SPEC_BYTES_LIMIT,
+    Attestation,
     ComputeCapability,
     Event,
     ListedImage,
     Process,
+    PublicKey,
     parse_spec,
 )
 
@@ -38,6 +40,12 @@ class Events(BaseModel):
     """What was observed and done, in order."""
 
     events: list[Event]
+
+
+class Keys(BaseModel):
+    """Public keys, the latest first."""
+
+    keys: list[PublicKey]
 
 
 class Images(BaseModel):
@@ -179,6 +187,24 @@ def script(caller: Caller, process_id: ProcessId) -> Response:
         detail = f"the script of Process {process_id} is not rendered yet"
         return answer(HTTPStatus.NOT_FOUND, "script-not-ready", detail)
     return PlainTextResponse(text, headers=_PLAIN)
+
+
+@router.get("/processes/{process_id}/attestation", tags=["processes"], responses=_UNKNOWN)
+def attestation(caller: Caller, process_id: ProcessId) -> Attestation:
+    """What the container was found to be before the program started, signed by the bridge.
+
+    It is there when the Process has ended, if its container came so far.
+    """
+    found = caller.desk.attestation(process_id)
+    if found is None:
+        raise NotAttested(f"there is no attestation of Process {process_id}")
+    return found
+
+
+@router.get("/keys", tags=["site"])
+def keys(caller: Caller) -> Keys:
+    """The keys with which the bridge signs attestations."""
+    return Keys(keys=caller.desk.keys())
 
 
 @router.get("/processes/{process_id}/events", tags=["processes"], responses=_UNKNOWN)

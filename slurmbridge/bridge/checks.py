@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from slurmbridge.bridge.readiness import untraceable
 from slurmbridge.errors import InvalidProcess
-from slurmbridge.model import ComputeCapability, Image, Partition, ProcessSpec
+from slurmbridge.model import ComputeCapability, Image, Partition, ProcessSpec, TraceLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,23 @@ def _account(spec: ProcessSpec, capability: ComputeCapability) -> list[Finding]:
 
 
 def _partition(spec: ProcessSpec, capability: ComputeCapability) -> list[Finding]:
+    for refused in capability.refused:
+        if refused.name == spec.partition or (spec.partition is None and refused.default):
+            return [("partition", f"{refused.name} is not offered: {refused.reason}")]
     partition = capability.partition(spec.partition)
     if partition is None:
         known = ", ".join(entry.name for entry in capability.partitions)
         if spec.partition is None:
             return [("partition", f"is required: the cluster has no default (known: {known})")]
         return [("partition", f"there is no partition {spec.partition!r} (known: {known})")]
-    return _sizes(spec, partition)
+    return [*_sizes(spec, partition), *_trace(spec, partition, capability)]
+
+
+def _trace(spec: ProcessSpec, partition: Partition, capability: ComputeCapability) -> list[Finding]:
+    if spec.trace is TraceLevel.OFF:
+        return []
+    problem = untraceable(capability, partition)
+    return [("trace", f"is not possible in {partition.name}: {problem}")] if problem else []
 
 
 def _sizes(spec: ProcessSpec, partition: Partition) -> list[Finding]:

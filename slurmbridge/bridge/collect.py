@@ -7,10 +7,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from slurmbridge.bridge.logs import LogKeeper
+from slurmbridge.bridge.seal import attestation
+from slurmbridge.container.attestation import sentence
+from slurmbridge.container.facts import Differences
+from slurmbridge.container.signing import SigningKey
 from slurmbridge.context.folder import Carried, ContextFolder, Left
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import StagingFailed
 from slurmbridge.lifecycle import Phase, ProcessState, SlurmState, classify, read_status
+from slurmbridge.model import Attestation
 from slurmbridge.store import Change, Claimed, ProcessStore, again
 
 log = logging.getLogger(__name__)
@@ -37,6 +42,8 @@ class Verdict:
     state: ProcessState
     exit_code: int | None
     reason: str | None
+    # Whether it is the exit code of a program that decided.
+    by_program: bool = False
 
 
 def judge(slurm_state: str | None, left: Left) -> Verdict:
@@ -68,8 +75,20 @@ def _judge_exit(base: SlurmState, left: Left) -> Verdict:
         reason = f"Slurm reports {base}, but the program ended with exit code {code}"
         return Verdict(ProcessState.SYSTEM_ERROR, code, reason)
     if code == 0:
-        return Verdict(ProcessState.COMPLETE, 0, None)
-    return Verdict(_FAILED, code, f"the program ended with exit code {code}")
+        return Verdict(ProcessState.COMPLETE, 0, None, by_program=True)
+    return Verdict(_FAILED, code, f"the program ended with exit code {code}", by_program=True)
+
+
+def judge_seal(verdict: Verdict, found: Attestation | None) -> Verdict:
+    """Nothing counts as a program's end unless its container was attested before it started."""
+    if found is not None and not found.sealed:
+        differences = sentence(Differences(found.unexpected, found.missing))
+        reason = f"the container was not sealed: {differences}"
+        return Verdict(ProcessState.SYSTEM_ERROR, verdict.exit_code, reason)
+    if found is None and verdict.by_program:
+        reason = "the job ended, but its container was not attested"
+        return Verdict(ProcessState.SYSTEM_ERROR, verdict.exit_code, reason)
+    return verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +122,13 @@ class Collector:
         logs: LogKeeper,
         rules: CollectRules,
         *,
+        key: SigningKey,
         clock: Callable[[], datetime],
     ) -> None:
         self._processes = processes
         self._logs = logs
         self._rules = rules
+        self._key = key
         self._clock = clock
 
     def collect(self) -> int:
@@ -161,11 +182,14 @@ class Collector:
             carried = folder.carry_out(target, self._rules.output, lambda: self._holds(entry))
         except StagingFailed as error:
             return self._gone(entry) if not folder.exists() else self._again(entry, str(error))
+        attested = attestation(entry, left, self._key)
         verdict = judge(entry.slurm_state, left)
+        if entry.sealing is not None:
+            verdict = judge_seal(verdict, attested)
         if carried.too_much:
             reason = f"its outputs are too much to be carried: {carried.too_much}"
             verdict = Verdict(ProcessState.EXECUTOR_ERROR, verdict.exit_code, reason)
-        return self._finished(entry, verdict, carried, location)
+        return self._finished(entry, verdict, carried, location, attested)
 
     def _holds(self, entry: Claimed) -> bool:
         return self._processes.holds(entry.id, runner=self._rules.runner, now=self._clock())
@@ -210,7 +234,12 @@ class Collector:
         return again(entry, change)
 
     def _finished(
-        self, entry: Claimed, verdict: Verdict, carried: Carried, location: str
+        self,
+        entry: Claimed,
+        verdict: Verdict,
+        carried: Carried,
+        location: str,
+        attested: Attestation | None,
     ) -> Change:
         files = [
             {"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
@@ -222,6 +251,8 @@ class Collector:
             "outputs_location": location,
             "outputs": files,
             "outputs_ignored": [str(entry) for entry in carried.ignored],
+            "attestation": attested.model_dump(mode="json") if attested else None,
+            "attested": attested.sealed if attested else None,
         }
         detail = f"{verdict.reason or 'the program ended with exit code 0'}; "
         detail += f"{len(files)} files carried to {location}"

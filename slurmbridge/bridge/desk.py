@@ -8,10 +8,27 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from slurmbridge.bridge.checks import Rules, check, untrusted
+from slurmbridge.bridge.examine import known_capability
 from slurmbridge.errors import DatabaseUnavailable, SchedulerUnavailable, Unauthenticated
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import ComputeCapability, Event, ListedImage, Process, ProcessSpec
-from slurmbridge.store import Database, ImageStore, ProcessStore, SiteStore, TokenStore
+from slurmbridge.model import (
+    Attestation,
+    ComputeCapability,
+    Event,
+    ListedImage,
+    Process,
+    ProcessSpec,
+    PublicKey,
+)
+from slurmbridge.store import (
+    Database,
+    ImageStore,
+    KeyStore,
+    NodeStore,
+    ProcessStore,
+    SiteStore,
+    TokenStore,
+)
 
 LOG_STREAMS = ("stdout", "stderr", "job")
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -47,6 +64,8 @@ class Desk:
         self._images = ImageStore(database)
         self._tokens = TokenStore(database)
         self._site = SiteStore(database)
+        self._keys = KeyStore(database)
+        self._nodes = NodeStore(database)
         self._rules = rules
         self._clock = clock
         self._new_id = new_id
@@ -58,7 +77,8 @@ class Desk:
             InvalidProcess: it asks for something that this site does not have.
         """
         images = self._images.latest()
-        check(spec, self._rules, images=images, capability=self._site.capability())
+        capability = known_capability(self._site, self._nodes)
+        check(spec, self._rules, images=images, capability=capability)
         process_id = self._new_id()
         self._processes.add([(process_id, spec)], by=by, now=self._clock())
         return self._processes.get(process_id)
@@ -90,17 +110,25 @@ class Desk:
         """The sbatch script of a Process, once it is rendered. Raises UnknownProcess."""
         return self._processes.script(process_id)
 
+    def attestation(self, process_id: str) -> Attestation | None:
+        """What the container of a Process was found to be. Raises UnknownProcess."""
+        return self._processes.attestation(process_id)
+
+    def keys(self) -> list[PublicKey]:
+        """The keys with which Runners of this bridge sign, the latest first."""
+        return self._keys.all()
+
     def events(self, process_id: str) -> list[Event]:
         """What was observed and done, with sources. Raises UnknownProcess."""
         return self._processes.events(process_id)
 
     def capability(self) -> ComputeCapability:
-        """What the cluster offers, as last reported.
+        """What the cluster offers, as last reported, and what its nodes were found able to do.
 
         Raises:
             SchedulerUnavailable: no Runner has reported yet.
         """
-        capability = self._site.capability()
+        capability = known_capability(self._site, self._nodes)
         if capability is None:
             raise SchedulerUnavailable("no Runner has reported on the cluster yet")
         return capability

@@ -11,9 +11,11 @@ from typing import Any, assert_never
 from slurmbridge.bridge.checks import untrusted
 from slurmbridge.bridge.collect import remove
 from slurmbridge.bridge.render import Renderer
+from slurmbridge.bridge.seal import sealing
 from slurmbridge.context.folder import ContextFolder, ContextTaken
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import (
+    HelpersMissing,
     ImageRefused,
     InvalidProcess,
     SchedulerUnavailable,
@@ -27,8 +29,8 @@ from slurmbridge.errors import (
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import Image
 from slurmbridge.scheduler import Scheduler, Submission, SubmitOutcome
-from slurmbridge.script import Script, words
-from slurmbridge.store import Change, Claimed, ImageStore, ProcessStore, again
+from slurmbridge.script import Script
+from slurmbridge.store import Change, Claimed, HelperStore, ImageStore, ProcessStore, again
 
 log = logging.getLogger(__name__)
 BATCHES = 4
@@ -42,6 +44,8 @@ class Ready:
     claimed: Claimed
     script: Script
     image: Image
+    # What its container has to be found to be, and by which helpers.
+    sealing: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Dispatcher:
         self,
         processes: ProcessStore,
         images: ImageStore,
+        helpers: HelperStore,
         scheduler: Scheduler,
         renderer: Renderer,
         rules: DispatchRules,
@@ -73,6 +78,7 @@ class Dispatcher:
     ) -> None:
         self._processes = processes
         self._images = images
+        self._helpers = helpers
         self._scheduler = scheduler
         self._renderer = renderer
         self._rules = rules
@@ -158,12 +164,14 @@ class Dispatcher:
             required = self._rules.signature_required
             if problem := untrusted(image, signature_required=required):
                 raise ImageRefused(problem)
-            variables = (f"{name}={value}" for name, value in entry.spec.environment.items())
             self._check_destination(entry)
-            folder.make(words(entry.spec.command), words(variables))
+            prepared = self._renderer.prepared(entry.id, entry.spec, image)
+            folder.make(prepared.command, prepared.environment, prepared.expected_facts)
             if staged:
                 self._stage(entry, folder)
-            return Ready(entry, self._renderer.render(entry.id, entry.spec, image), image)
+            helpers = self._helpers.get()
+            script = self._renderer.render(entry.id, entry.spec, image, helpers)
+            return Ready(entry, script, image, sealing(prepared, helpers))
         except (InvalidProcess, UnknownImage) as error:
             return self._ended(entry, ProcessState.EXECUTOR_ERROR, str(error))
         except ImageRefused as error:
@@ -172,7 +180,7 @@ class Dispatcher:
             values = {"job_id": error.job_id, "slurm_state": None, "missing_since": None}
             detail = f"its context was taken by job {error.job_id}"
             return self._change(entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, **values)
-        except StagingFailed as error:
+        except (StagingFailed, HelpersMissing) as error:
             # A full or missing file system is mended, and what waited for it then runs.
             return again(entry, self._later(entry, ProcessState.QUEUED, entry.phase, str(error)))
 
@@ -209,6 +217,7 @@ class Dispatcher:
                     script=entry.script.text,
                     script_sha256=entry.script.sha256,
                     image_sha256=entry.image.sha256,
+                    sealing=entry.sealing,
                 )
                 for entry in ready
             ]

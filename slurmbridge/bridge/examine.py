@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from slurmbridge import __version__
-from slurmbridge.bridge.readiness import REPORT_BYTES_LIMIT, judge, unable
+from slurmbridge.bridge.readiness import REPORT_BYTES_LIMIT, judge, offered, unable
 from slurmbridge.errors import RequestError, StagingFailed, SubmissionRefused
 from slurmbridge.lifecycle import SlurmState, classify
 from slurmbridge.model import ComputeCapability, NodeReadiness
 from slurmbridge.scheduler import ClusterNode, JobReport, Scheduler, Submission
 from slurmbridge.script import Directive, DoctorContext, Script, Templates
-from slurmbridge.store import Examination, NodeStore
+from slurmbridge.store import Examination, NodeStore, SiteStore
 
 log = logging.getLogger(__name__)
 FOLDER = ".doctor"
@@ -52,6 +52,17 @@ class ExaminerRules:
 def job_name(asked: Examination) -> str:
     """The name of an examination's job, and of its report: by it the job is found after a crash."""
     return f"sb-doctor-{asked.node}-{asked.began:%Y%m%dT%H%M%S%f}"
+
+
+def known_capability(site: SiteStore, nodes: NodeStore) -> ComputeCapability | None:
+    """What is offered by what is known of cluster and nodes; None before the first report."""
+    capability = site.capability()
+    return capability and offered(capability, known_nodes(nodes))
+
+
+def known_nodes(nodes: NodeStore) -> list[NodeReadiness]:
+    """What is known of each node that was ever examined."""
+    return [row.readiness for row in nodes.all() if row.readiness is not None]
 
 
 class Examiner:
@@ -172,6 +183,14 @@ class Examiner:
         state = str(report.status).lower()
         waited = self._waited(row)
         return f"the examination job {report.job_id} has been {state} for {waited}{reason}"
+
+    def stage(self, row: Examination) -> str:
+        """The same in a word or two."""
+        report = self._jobs.get(job_name(row))
+        if report is None:
+            return f"job {row.job_id} submitted" if row.job_id else "asked"
+        reason = f" ({report.reason})" if report.reason else ""
+        return f"job {report.job_id} {str(report.status).lower()}{reason}"
 
     def _waited(self, row: Examination) -> str:
         minutes, seconds = divmod(int((self._clock() - row.began).total_seconds()), 60)

@@ -276,7 +276,14 @@ def offered(capability: ComputeCapability, nodes: Iterable[NodeReadiness]) -> Co
         )
         if within and all(node.can_seal is False for node in within):
             reason = _none_of(within, "seal", lambda node: node.problems)
-            refused.append(RefusedPartition(name=entry.name, default=entry.default, reason=reason))
+            refused.append(
+                RefusedPartition(
+                    name=entry.name,
+                    default=entry.default,
+                    node_names=entry.node_names,
+                    reason=reason,
+                )
+            )
         else:
             partitions.append(counted)
     update = {

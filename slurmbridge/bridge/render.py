@@ -1,4 +1,4 @@
-"""From a specification to the script that is submitted. Pure but for reading the image record."""
+"""From a specification to the script that is submitted. Pure but for reading the templates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,29 +7,64 @@ from slurmbridge import __version__
 from slurmbridge.container.apptainer import (
     SealedContainer,
     context_container,
+    environment,
     recording,
     seal,
 )
-from slurmbridge.model import Image, ProcessSpec, job_name
-from slurmbridge.script import Directive, Script, ScriptContext, Templates
+from slurmbridge.container.facts import expected_facts
+from slurmbridge.model import Helpers, Image, ProcessSpec, job_name
+from slurmbridge.script import Directive, Script, ScriptContext, Templates, words
+
+_GIB = 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the script reads of its context beside the staged files."""
+
+    command: bytes
+    environment: bytes
+    expected_facts: bytes
+
+
+def prepared(folder: Path, spec: ProcessSpec, image: Image, *, output_limit: int) -> Prepared:
+    """The command, the whole environment, and what the container must be found to be."""
+    sealed = _sealed(str(folder), spec, image, output_limit)
+    variables = environment(spec, image)
+    return Prepared(
+        command=words(spec.command),
+        environment=words(f"{name}={value}" for name, value in variables.items()),
+        expected_facts="".join(f"{line}\n" for line in expected_facts(sealed)).encode(),
+    )
+
+
+def _sealed(folder: str, spec: ProcessSpec, image: Image, output_limit: int) -> SealedContainer:
+    container = context_container(folder, spec, image, output_bytes=output_limit)
+    return container if isinstance(container, SealedContainer) else container.sealed
 
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
-    """The templates and where contexts lie."""
+    """The templates and where contexts lie; limits in bytes."""
 
     templates: Templates
     contexts: Path
-    log_limit_bytes: int = 256 * 1024 * 1024
+    log_limit: int = _GIB // 4
+    output_limit: int = 64 * _GIB
 
-    def render(self, process_id: str, spec: ProcessSpec, image: Image) -> Script:
+    def prepared(self, process_id: str, spec: ProcessSpec, image: Image) -> Prepared:
+        """What goes into the context for this Process."""
+        return prepared(self.contexts / process_id, spec, image, output_limit=self.output_limit)
+
+    def render(self, process_id: str, spec: ProcessSpec, image: Image, helpers: Helpers) -> Script:
         """Exactly what is submitted for this Process."""
-        return self.templates.render(self._context(process_id, spec, image))
+        return self.templates.render(self._context(process_id, spec, image, helpers))
 
-    def _context(self, process_id: str, spec: ProcessSpec, image: Image) -> ScriptContext:
+    def _context(
+        self, process_id: str, spec: ProcessSpec, image: Image, helpers: Helpers
+    ) -> ScriptContext:
         folder = f"{self.contexts}/{process_id}"
-        container = context_container(folder, spec.trace)
-        sealed = container if isinstance(container, SealedContainer) else container.sealed
+        sealed = _sealed(folder, spec, image, self.output_limit)
         record = recording(spec.trace)
         return ScriptContext(
             version=Directive(__version__),
@@ -49,7 +84,13 @@ class Renderer:
             image_path=image.path,
             image_sha256=Directive(image.sha256),
             image_offset=Directive(str(image.squashfs_offset)),
-            log_limit=Directive(str(self.log_limit_bytes)),
+            tmp_bytes=Directive(str(sealed.bounds.tmp_bytes)),
+            shm_bytes=Directive(str(sealed.bounds.shm_bytes)),
+            helper_folder=helpers.path,
+            sbseal_sha256=Directive(helpers.sbseal_sha256),
+            sbprobe_sha256=Directive(helpers.sbprobe_sha256),
+            log_limit=Directive(str(self.log_limit)),
+            output_limit=Directive(str(self.output_limit)),
             seal=seal(sealed),
             traced=record is not None,
             trace_filtered=record is not None and record.filtered,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from slurmbridge.cli import output, remote, specfile
+from slurmbridge.cli.doctor import doctor
 from slurmbridge.cli.remote import AsJson
 from slurmbridge.cli.root import session
 from slurmbridge.errors import RequestError
@@ -19,11 +20,15 @@ TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Whom the token b
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(render)
+    app.command()(doctor)
     config = typer.Typer(help="The configuration of this host.")
     config.command("check")(check_config)
     config.command("show")(show_config)
     config.command("migrate")(migrate)
     app.add_typer(config, name="config")
+    node = typer.Typer(help="What runs on compute nodes.")
+    node.command("build")(build_helpers)
+    app.add_typer(node, name="node")
     tokens = typer.Typer(help="Who may speak to the API.")
     tokens.command("add")(add_token)
     tokens.command("list")(list_tokens)
@@ -39,6 +44,26 @@ def render(context: typer.Context, spec: remote.SpecName, as_json: AsJson = Fals
         output.document({"script": text})
     else:
         typer.echo(text, nl=False)
+
+
+def build_helpers(
+    context: typer.Context,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when they are built from this source.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build the sealing helpers for nodes of this host's architecture, into the images folder.
+
+    A Runner does it at its start; gcc and libc's static library are needed.
+    """
+    helpers = session(context).site().build_helpers(force=force)
+    if as_json:
+        output.document(helpers.model_dump(mode="json"))
+        return
+    typer.echo(helpers.path)
+    typer.echo(f"sbseal {helpers.sbseal_sha256}")
+    typer.echo(f"sbprobe {helpers.sbprobe_sha256}")
 
 
 def check_config(context: typer.Context, as_json: AsJson = False) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slurmbridge.cli import output, progress, specfile
+from slurmbridge.cli import attested, output, progress, specfile
 from slurmbridge.cli.root import session
 from slurmbridge.client import Client
 from slurmbridge.errors import RequestError
@@ -109,9 +109,25 @@ def show(
     with_events: Annotated[
         bool, typer.Option("--events", help="Also what was observed and done.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Verify the attestation of its container instead.")
+    ] = False,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEX",
+            help="The public key that must have signed; else any that the bridge says is its own.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one Process."""
+    """Show one Process.
+
+    With --verify, the exit code is 0 only if the bridge attests that its container was sealed.
+    """
+    if verify:
+        attested.verify(context, process_id, key, as_json)
+        return
     with session(context).client() as client:
         process = client.get(process_id)
         events = client.events(process_id) if with_events else []
@@ -119,9 +135,9 @@ def show(
     if as_json:
         output.document(values | {"events": output.values(events)} if with_events else values)
         return
-    for key, value in values.items():
+    for name, value in values.items():
         if value not in (None, [], False):
-            typer.echo(f"{key}: {output.plain(value)}")
+            typer.echo(f"{name}: {output.plain(value)}")
     if with_events:
         typer.echo()
         output.table(
@@ -227,13 +243,25 @@ def capabilities(context: typer.Context, as_json: AsJson = False) -> None:
         typer.echo(f"default account: {output.plain(capability.default_account)}")
     typer.echo()
     output.table(
-        ("PARTITION", "DEFAULT", "UP", "NODES", "CPUS/NODE", "MIB/NODE", "MINUTES"),
+        (
+            "PARTITION",
+            "DEFAULT",
+            "UP",
+            "NODES",
+            "SEAL",
+            "TRACE",
+            "CPUS/NODE",
+            "MIB/NODE",
+            "MINUTES",
+        ),
         (
             (
                 partition.name,
                 "yes" if partition.default else "no",
                 "yes" if partition.up else "no",
                 partition.nodes,
+                partition.sealing_nodes,
+                partition.tracing_nodes,
                 partition.cpus_per_node,
                 partition.memory_mib_per_node,
                 partition.time_limit_minutes,
@@ -241,6 +269,10 @@ def capabilities(context: typer.Context, as_json: AsJson = False) -> None:
             for partition in capability.partitions
         ),
     )
+    for refused in capability.refused:
+        typer.echo(f"{refused.name} is not offered: {output.plain(refused.reason)}")
+    if waiting := [node.node for node in capability.nodes if node.can_seal is None]:
+        typer.echo(f"not examined yet: {output.plain(', '.join(waiting))}")
 
 
 def list_images(context: typer.Context, as_json: AsJson = False) -> None:

@@ -1,14 +1,25 @@
-"""The argv of a Sealed Container. Pure; the reasons are in docs/sealing.md."""
+"""The argv of every container that the bridge starts. Pure; the reasons are in docs/sealing.md."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from slurmbridge.model import TraceLevel
+from slurmbridge.model import Image, ProcessSpec, TraceLevel
+
+_MIB = 1024 * 1024
+# Where in the container the helpers, the command and its environment lie.
+HELPERS = "/.sb"
+ROOT_FOLDER = "root"
+HOSTNAME = "sealed"
+# The user and the group that a program believes to be; see the template parts/pod.j2.
+USER_ID = 1000
+HOME = "/tmp"  # noqa: S108 (the container's own)
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A folder of the context and where the program sees it."""
+    """A folder or file of the host and where the program sees it."""
 
     source: str
     target: str
@@ -27,11 +38,25 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a program may use: ulimits, and the sizes of what lies in memory."""
+
+    processes: int
+    open_files: int
+    file_size_bytes: int
+    tmp_bytes: int
+    shm_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SealedContainer:
     """A container with no way out and nothing inside but its binds."""
 
     binds: tuple[Bind, ...]
     working_directory: str
+    bounds: Bounds
+    # The names of all variables that the program gets.
+    variables: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +67,64 @@ class TracedContainer:
     level: TraceLevel
 
 
-def context_container(context: str, level: TraceLevel) -> SealedContainer | TracedContainer:
+def bounds(spec: ProcessSpec, *, output_bytes: int) -> Bounds:
+    """The bounds of a Process; `output_bytes` is what the site takes as outputs."""
+    asked, limits = spec.resources, spec.limits
+    half = max(asked.memory_mib // 2, 1)
+    size = output_bytes if limits.file_size_mib is None else limits.file_size_mib * _MIB
+    return Bounds(
+        processes=limits.processes,
+        open_files=limits.open_files,
+        file_size_bytes=size,
+        tmp_bytes=(asked.tmp_mib or half) * _MIB,
+        shm_bytes=(asked.shm_mib or half) * _MIB,
+    )
+
+
+def environment(spec: ProcessSpec, image: Image) -> Mapping[str, str]:
+    """All variables that the program gets: the image's, then the declared, then the platform's."""
+    given = {"PATH": DEFAULT_PATH, "LC_ALL": "C.UTF-8", **image.environment, **spec.environment}
+    return given | {"HOME": HOME}
+
+
+def context_container(
+    context: str, spec: ProcessSpec, image: Image, *, output_bytes: int
+) -> SealedContainer | TracedContainer:
     """The container of a Process whose context lies in the folder `context`."""
+    pod = f"{context}/pod"
     sealed = SealedContainer(
         binds=(
             Bind(f"{context}/input", "/input"),
             Bind(f"{context}/code", "/code"),
             Bind(f"{context}/output", "/output", writable=True),
-            Bind(f"{context}/tmp", "/tmp", writable=True),  # noqa: S108 (the container's)
+            Bind(f"{pod}/tmp/tmp", "/tmp", writable=True),  # noqa: S108 (the container's)
+            Bind(f"{pod}/tmp/var", "/var/tmp", writable=True),  # noqa: S108
+            Bind(f"{pod}/shm", "/dev/shm", writable=True),  # noqa: S108
+            Bind(f"{pod}/sys", "/sys"),
+            Bind(f"{pod}/etc/passwd", "/etc/passwd"),
+            Bind(f"{pod}/etc/group", "/etc/group"),
+            Bind(f"{pod}/etc/hostname", "/etc/hostname"),
+            Bind(f"{pod}/etc/hosts", "/etc/hosts"),
+            Bind(f"{pod}/etc/resolv.conf", "/etc/resolv.conf"),
+            Bind(f"{pod}/sb", HELPERS),
+            # Lists the keys of the service user, whatever the namespace.
+            Bind("/dev/null", "/proc/keys"),
         ),
         working_directory="/code",
+        bounds=bounds(spec, output_bytes=output_bytes),
+        variables=tuple(sorted(environment(spec, image))),
     )
-    return sealed if level is TraceLevel.OFF else TracedContainer(sealed, level)
+    return sealed if spec.trace is TraceLevel.OFF else TracedContainer(sealed, spec.trace)
 
 
 def seal(container: SealedContainer) -> tuple[str, ...]:
-    """One entry for each line of the script, up to the image. Options with values use `=`."""
+    """The whole argv, one entry for each line of the script. Options with values use `=`.
+
+    Nothing of it is chosen by a submitter but three numbers.
+    """
     return (
         "apptainer",
+        "--nocolor",
         "--silent",
         "exec",
         # Never the setuid mode: it cannot be traced, and its mistakes are root's.
@@ -69,7 +134,7 @@ def seal(container: SealedContainer) -> tuple[str, ...]:
         "--net",
         "--network=none",
         "--uts",
-        "--hostname=sealed",
+        f"--hostname={HOSTNAME}",
         "--no-home",
         "--no-privs",
         # appinit would show the host's paths in /proc/1/environ.
@@ -79,6 +144,13 @@ def seal(container: SealedContainer) -> tuple[str, ...]:
         "--no-mount=hostfs,home,cwd,bind-paths,sys",
         f"--cwd={container.working_directory}",
         *(f"--mount={bind.argument()}" for bind in container.binds),
+        # The mounted image.
+        ROOT_FOLDER,
+        f"{HELPERS}/sbseal",
+        HELPERS,
+        f"nproc={container.bounds.processes}",
+        f"nofile={container.bounds.open_files}",
+        f"fsize={container.bounds.file_size_bytes}",
     )
 
 

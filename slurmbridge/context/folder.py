@@ -35,6 +35,9 @@ class Left:
     refused: str | None
     # The job that took the context.
     taken_by: int | None = None
+    # Where and when the container was compared with what was expected, and what was found.
+    attested: str | None = None
+    facts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class ContextFolder:
     def __init__(self, root: Path, process_id: str) -> None:
         self.path = root / process_id
 
-    def make(self, command: bytes, environment: bytes) -> None:
+    def make(self, command: bytes, environment: bytes, expected_facts: bytes) -> None:
         """Begin anew: what an earlier, unfinished preparation left is removed.
 
         Raises:
@@ -80,6 +83,7 @@ class ContextFolder:
             (self.path / "code").mkdir(mode=0o750)
             (self.path / "command.list").write_bytes(command)
             (self.path / "environment.list").write_bytes(environment)
+            (self.path / "facts.expected").write_bytes(expected_facts)
         except OSError as error:
             raise StagingFailed(f"the context cannot be made: {error.strerror}") from error
 
@@ -145,6 +149,8 @@ class ContextFolder:
             exit_code=int(code) if code and code.isdecimal() else None,
             refused=self._read("refused"),
             taken_by=self.taken_by(),
+            attested=self._read("attested"),
+            facts=self._read("facts"),
         )
 
     def exists(self) -> bool:

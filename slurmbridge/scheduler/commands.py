@@ -76,7 +76,7 @@ class CommandScheduler:
             self._run(wire.CONFIGURATION),
             self._run(wire.PARTITIONS),
             self._run(wire.associations(self._user_name())),
-            self.nodes(),
+            nodes=self.nodes(),
         )
         return capability.model_copy(update={"observed_at": datetime.now(UTC)})
 

@@ -202,7 +202,7 @@ def associations(user: str) -> tuple[str, ...]:
 
 
 def read_capability(
-    config: Reply, partitions: Reply, accounts: Reply, nodes: Sequence[ClusterNode] = ()
+    config: Reply, partitions: Reply, accounts: Reply, *, nodes: Sequence[ClusterNode] = ()
 ) -> ComputeCapability:
     """Put together what scontrol, sinfo and sacctmgr say."""
     _must_succeed("scontrol", config)

@@ -1,6 +1,7 @@
 """Everything durable. The database is the queue: the API writes rows, Runners act on them."""
 
 from slurmbridge.store.database import Database
+from slurmbridge.store.helpers import HelperStore, KeyStore
 from slurmbridge.store.nodes import Examination, NodeStore
 from slurmbridge.store.processes import Change, Claimed, Open, ProcessStore, again
 from slurmbridge.store.records import ImageStore, RunnerStatus, SiteStore, TokenStore
@@ -10,7 +11,9 @@ __all__ = [
     "Claimed",
     "Database",
     "Examination",
+    "HelperStore",
     "ImageStore",
+    "KeyStore",
     "NodeStore",
     "Open",
     "ProcessStore",

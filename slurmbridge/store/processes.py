@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from slurmbridge.errors import IllegalTransition, UnknownProcess
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, is_legal
-from slurmbridge.model import Event, OutputFile, Process, ProcessSpec, job_name
+from slurmbridge.model import Attestation, Event, OutputFile, Process, ProcessSpec, job_name
 from slurmbridge.store.database import Database
 from slurmbridge.store.tables import LogChunkRow, ProcessEventRow, ProcessRow
 
@@ -48,6 +48,10 @@ class Claimed:
     reason: str | None
     ended_at: datetime | None
     missing_since: datetime | None
+    image_sha256: str | None = None
+    script_sha256: str | None = None
+    # What its container had to be; None before it was intended.
+    sealing: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,17 @@ class ProcessStore:
             raise UnknownProcess(f"there is no Process {process_id!r}")
         text: str | None = rows[0][0]
         return text
+
+    def attestation(self, process_id: str) -> Attestation | None:
+        """What its container was found to be, if it has been."""
+        with self._database.read() as connection:
+            query = select(_PROCESS.c.attestation).where(_PROCESS.c.id == process_id)
+            rows = connection.execute(query).all()
+        if not rows:
+            raise UnknownProcess(f"there is no Process {process_id!r}")
+        if rows[0][0] is None:
+            return None
+        return Attestation.model_validate(rows[0][0], strict=False)
 
     def events(self, process_id: str) -> list[Event]:
         """What was observed and done, in order."""

@@ -77,7 +77,10 @@ class ProcessRow(SQLModel, table=True):
     outputs_location: str | None = None
     outputs: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
     outputs_ignored: list[str] = Field(default_factory=list, sa_type=JSON)
+    # What its container had to be, as it was submitted; then what it was found to be.
+    sealing: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     attestation: dict[str, Any] | None = Field(default=None, sa_type=JSON)
+    attested: bool | None = None
 
 
 class ProcessEventRow(SQLModel, table=True):
@@ -166,7 +169,8 @@ class HelperRow(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     architecture: str
     path: str
-    digests: dict[str, str] = Field(sa_type=JSON)
+    sbseal_sha256: str = Field(max_length=64)
+    sbprobe_sha256: str = Field(max_length=64)
     source_sha256: str = Field(max_length=64)
     built_at: datetime = Field(sa_type=UtcTime)
 
@@ -181,3 +185,12 @@ class NodeRow(SQLModel, table=True):
     readiness: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     asked_at: datetime | None = Field(default=None, sa_type=UtcTime)
     job_id: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class SigningKeyRow(SQLModel, table=True):
+    """A public key with which a Runner of this bridge signs."""
+
+    __tablename__ = "signing_key"
+
+    public_key: str = Field(primary_key=True, max_length=64)
+    registered_at: datetime = Field(sa_type=UtcTime)

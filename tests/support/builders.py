@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from slurmbridge.bridge.checks import Rules
 from slurmbridge.bridge.collect import Collector, CollectRules
@@ -19,6 +20,7 @@ from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
+from slurmbridge.container.signing import SigningKey
 from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import ProcessState, SlurmState
 from slurmbridge.model import Event, Process, parse_spec
@@ -26,12 +28,21 @@ from slurmbridge.runner import Cadence, Runner, Verbs
 from slurmbridge.scheduler import Submission, SubmitOutcome
 from slurmbridge.scheduler.fake import FakeJob, FakeScheduler, hand_clock
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
-from slurmbridge.store import Change, Database, ImageStore, ProcessStore, RunnerStatus, SiteStore
-from tests.support.specs import CAPABILITY, IMAGE, START, process_id, spec
+from slurmbridge.store import (
+    Change,
+    Database,
+    HelperStore,
+    ImageStore,
+    ProcessStore,
+    RunnerStatus,
+    SiteStore,
+)
+from tests.support.specs import CAPABILITY, HELPERS, IMAGE, START, process_id, spec
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN_ID = process_id(1)
 GOLDEN_CONTEXTS = Path("/shared/contexts")
+KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 LEASE = timedelta(seconds=300)
 RETRY = timedelta(seconds=5)
 ABSENCE = timedelta(seconds=120)
@@ -47,7 +58,7 @@ def golden_script(specification: Path) -> str:
     """What is submitted for a golden specification."""
     renderer = Renderer(shipped_templates(), GOLDEN_CONTEXTS)
     wanted = parse_spec(specification.read_text(), form="toml")
-    return renderer.render(GOLDEN_ID, wanted, IMAGE).text
+    return renderer.render(GOLDEN_ID, wanted, IMAGE, HELPERS).text
 
 
 def write_goldens() -> None:
@@ -172,6 +183,7 @@ class Bridge:
         # In a file: Runners work with several threads, and in memory all share one connection.
         self.database = fresh_database(self.root / "slurmbridge.db")
         ImageStore(self.database).record(IMAGE)
+        HelperStore(self.database).record(HELPERS)
         self.processes = HookedStore(self.database)
         numbers = count(1)
         self.desk = Desk(
@@ -222,6 +234,7 @@ class Bridge:
             dispatcher=Dispatcher(
                 self.processes,
                 ImageStore(self.database),
+                HelperStore(self.database),
                 self.slurm,
                 renderer,
                 dispatch,
@@ -234,7 +247,7 @@ class Bridge:
                 RecoverRules(runner, self.root / "contexts", ABSENCE, LEASE, RETRY),
                 clock=self.clock,
             ),
-            collector=Collector(self.processes, logs, collect, clock=self.clock),
+            collector=Collector(self.processes, logs, collect, key=KEY, clock=self.clock),
             logs=logs,
         )
 
@@ -297,6 +310,12 @@ class Bridge:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
 
+    def attest(self, wanted: str) -> None:
+        """Let its container be found as it has to be."""
+        lines = (self.context(wanted) / "facts.expected").read_text().splitlines()
+        found = "".join(f"{line}\n" for line in lines if not line.startswith("? "))
+        self.leave(wanted, {"facts": found, "attested": "node1 1772600767\n"})
+
     def look(self) -> None:
         """One cycle: observe, recover, collect."""
         self.verbs.observer.observe()
@@ -319,6 +338,7 @@ def end(
     """The script ends, leaving its exit code, and so does the job."""
     if code is not None:
         bridge.leave(wanted, {"exit_code": f"{code}\n"})
+        bridge.attest(wanted)
     bridge.slurm.end(bridge.job(wanted).report.job_id, state, code)
 
 

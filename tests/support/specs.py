@@ -3,7 +3,14 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from slurmbridge.model import ComputeCapability, Image, Partition, ProcessSpec, parse_spec
+from slurmbridge.model import (
+    ComputeCapability,
+    Helpers,
+    Image,
+    Partition,
+    ProcessSpec,
+    parse_spec,
+)
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 MINIMAL: dict[str, Any] = {"image": "python", "command": ["true"]}
@@ -15,6 +22,14 @@ IMAGE = Image(
     size_bytes=1 << 20,
     squashfs_offset=32768,
     labels={"org.opencontainers.image.title": "python"},
+    built_at=START,
+)
+HELPERS = Helpers(
+    architecture="x86_64",
+    path="/shared/images/helpers-x86_64-5555555555555555",
+    sbseal_sha256="3" * 64,
+    sbprobe_sha256="4" * 64,
+    source_sha256="5" * 64,
     built_at=START,
 )
 CAPABILITY = ComputeCapability(

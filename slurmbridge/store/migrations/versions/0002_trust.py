@@ -9,7 +9,9 @@ down_revision: str | None = "0001"
 
 def upgrade() -> None:
     with op.batch_alter_table("process") as table:
+        table.add_column(sa.Column("sealing", sa.JSON(), nullable=True))
         table.add_column(sa.Column("attestation", sa.JSON(), nullable=True))
+        table.add_column(sa.Column("attested", sa.Boolean(), nullable=True))
     with op.batch_alter_table("image") as table:
         table.alter_column("definition_sha256", existing_type=sa.String(length=64), nullable=True)
         table.add_column(sa.Column("environment", sa.JSON(), nullable=False, server_default="{}"))
@@ -26,7 +28,8 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("architecture", sa.String(), nullable=False),
         sa.Column("path", sa.String(), nullable=False),
-        sa.Column("digests", sa.JSON(), nullable=False),
+        sa.Column("sbseal_sha256", sa.String(length=64), nullable=False),
+        sa.Column("sbprobe_sha256", sa.String(length=64), nullable=False),
         sa.Column("source_sha256", sa.String(length=64), nullable=False),
         sa.Column("built_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id"),
@@ -40,9 +43,16 @@ def upgrade() -> None:
         sa.Column("job_id", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name"),
     )
+    op.create_table(
+        "signing_key",
+        sa.Column("public_key", sa.String(length=64), nullable=False),
+        sa.Column("registered_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("public_key"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("signing_key")
     op.drop_table("node")
     op.drop_table("helper")
     op.execute("DELETE FROM image WHERE definition_sha256 IS NULL OR revoked_at IS NOT NULL")
@@ -54,4 +64,6 @@ def downgrade() -> None:
             table.drop_column(name)
         table.alter_column("definition_sha256", existing_type=sa.String(length=64), nullable=False)
     with op.batch_alter_table("process") as table:
+        table.drop_column("attested")
         table.drop_column("attestation")
+        table.drop_column("sealing")

@@ -1,0 +1,124 @@
+"""Building sbseal and sbprobe, which run in every sealed container, from their C source."""
+
+import hashlib
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from slurmbridge.errors import HelpersMissing, ShellUnavailable
+from slurmbridge.model import Helpers
+from slurmbridge.shell import Command, Shell
+
+SOURCES = Path(__file__).parent.parent / "node"
+NAMES = ("sbseal", "sbprobe")
+# Static, because nothing of the image may have a say in them.
+FLAGS = ("-std=gnu17", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-static", "-s")
+_COMPILE_SECONDS = 120.0
+
+
+class HelperRecords(Protocol):
+    """Where built helpers are recorded."""
+
+    def record(self, helpers: Helpers) -> None:
+        """Record what was built."""
+
+    def latest(self) -> Helpers | None:
+        """The latest."""
+
+
+class HelperBuilder:
+    """Builds the helpers into a folder that all nodes see, once for each state of the source."""
+
+    def __init__(
+        self,
+        records: HelperRecords,
+        shell: Shell,
+        *,
+        folder: Path,
+        clock: Callable[[], datetime],
+        sources: Path = SOURCES,
+    ) -> None:
+        self._records = records
+        self._shell = shell
+        self._folder = folder
+        self._clock = clock
+        self._sources = sources
+
+    def ensure(self) -> Helpers:
+        """The recorded helpers when they are whole and of this source; else built ones.
+
+        Raises:
+            HelpersMissing
+        """
+        recorded = self._records.latest()
+        if recorded and recorded.source_sha256 == self._source_sha256() and _is_intact(recorded):
+            return recorded
+        return self.build()
+
+    def build(self, compiler: str = "gcc", architecture: str | None = None) -> Helpers:
+        """Compile and record.
+
+        Raises:
+            HelpersMissing: the compiler is missing or fails.
+        """
+        source = self._source_sha256()
+        architecture = architecture or platform.machine()
+        final = self._folder / f"helpers-{architecture}-{source[:16]}"
+        try:
+            with tempfile.TemporaryDirectory(prefix=".build-", dir=self._folder) as scratch:
+                fresh = Path(scratch) / "helpers"
+                fresh.mkdir(mode=0o750)
+                for name in NAMES:
+                    self._compile(compiler, name, fresh / name)
+                digests = {name: _sha256(fresh / name) for name in NAMES}
+                shutil.rmtree(final, ignore_errors=True)
+                fresh.rename(final)
+        except OSError as error:
+            raise HelpersMissing(
+                f"the sealing helpers cannot be built: {error.filename}: {error.strerror}"
+            ) from error
+        helpers = Helpers(
+            architecture=architecture,
+            path=str(final),
+            sbseal_sha256=digests["sbseal"],
+            sbprobe_sha256=digests["sbprobe"],
+            source_sha256=source,
+            built_at=self._clock(),
+        )
+        self._records.record(helpers)
+        return helpers
+
+    def _compile(self, compiler: str, name: str, target: Path) -> None:
+        argv = (compiler, *FLAGS, "-o", str(target), str(self._sources / f"{name}.c"))
+        try:
+            reply = self._shell.run(Command(argv, timeout_seconds=_COMPILE_SECONDS))
+        except ShellUnavailable as error:
+            raise HelpersMissing(
+                f"the sealing helpers cannot be built: {error}. Install gcc and libc's static "
+                "library, or build them elsewhere"
+            ) from error
+        if reply.exit_code != 0:
+            raise HelpersMissing(f"{compiler} failed on {name}.c: {reply.stderr.strip()[-2000:]}")
+        target.chmod(0o550)
+
+    def _source_sha256(self) -> str:
+        whole = hashlib.sha256(" ".join(FLAGS).encode())
+        for name in NAMES:
+            whole.update((self._sources / f"{name}.c").read_bytes())
+        return whole.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_intact(helpers: Helpers) -> bool:
+    wanted = {"sbseal": helpers.sbseal_sha256, "sbprobe": helpers.sbprobe_sha256}
+    try:
+        return all(_sha256(Path(helpers.path) / name) == wanted[name] for name in NAMES)
+    except OSError:
+        return False
