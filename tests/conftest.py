@@ -6,7 +6,9 @@ import subprocess
 import pytest
 from pytest_docker.plugin import Services
 
+from slurmbridge.model import Helpers
 from tests.support.cluster import ROOT, Cluster
+from tests.support.sealing import builder
 
 for _name in [name for name in os.environ if name.startswith("SLURMBRIDGE_")]:
     if _name not in {"SLURMBRIDGE_PORT", "SLURMBRIDGE_SSH_PORT"}:
@@ -55,3 +57,9 @@ def cluster(docker_services: Services) -> Cluster:
     """The running cluster."""
     assert docker_services
     return Cluster()
+
+
+@pytest.fixture(scope="session")
+def sealing_helpers(tmp_path_factory: pytest.TempPathFactory) -> Helpers:
+    """sbseal and sbprobe, compiled on this host. Their folder is `path`; leave it as it is."""
+    return builder(tmp_path_factory.mktemp("helpers")).build()
