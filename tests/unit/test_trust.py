@@ -13,8 +13,10 @@ from slurmbridge.container.sif import SifReader, file_sha256, image_variables
 from slurmbridge.container.trust import Added, ImageKeeper, SignatureRule, revocation_marker
 from slurmbridge.errors import ImageRefused, RequestError, ShellUnavailable
 from slurmbridge.model import Image
+from slurmbridge.settings import load
 from slurmbridge.shell import LocalShell
 from slurmbridge.store import ImageStore
+from slurmbridge.wiring import Site
 from tests.support.builders import fresh_database
 from tests.support.sif import SQUASHFS, reader, write_sif
 from tests.support.specs import IMAGE, START
@@ -485,3 +487,20 @@ def test_a_revoked_image_is_built_afresh_and_never_comes_back(trust: Trust) -> N
     with pytest.raises(ImageRefused, match=f"{fresh.sha256} was revoked at .*: two"):
         builder.build("small", force=False, on_line=print)
     assert not any(name.startswith(".build-") for name in trust.left())
+
+
+# --- the site ---
+
+
+def test_a_key_that_cannot_be_read_is_told_by_the_check_of_the_configuration(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "slurmbridge.toml"
+    file.write_text(
+        f'database = "sqlite:///{tmp_path}/db"\ncontexts = "{tmp_path}"\nimages = "{tmp_path}"\n'
+        f'[stores.data]\nfolder = "{tmp_path}"\n[image_trust]\nkey = "{tmp_path}/key.pem"\n'
+    )
+    problem = f"image_trust.key: {tmp_path}/key.pem cannot be read"
+    assert problem in Site(load(file)).check()
+    (tmp_path / "key.pem").touch()
+    assert problem not in Site(load(file)).check()
