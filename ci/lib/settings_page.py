@@ -46,6 +46,12 @@ MEANING = {
     "limits.log_file_mib": "How much `stdout.txt` and `stderr.txt` may hold, each. What is printed "
     "beyond that is dropped, and the job log says how much it was.",
     "limits.log_kib": "How much of each log stream is kept in the database, for the API.",
+    "doctor.every_hours": "How often each node is examined ([doctor.md](doctor.md)). 0: only by "
+    "`slurmbridge doctor`.",
+    "doctor.retry_minutes": "Pause before a node is examined again that cannot seal or trace, or "
+    "gave no report.",
+    "doctor.answer_minutes": "After how long it is said of a node that its examination gives no "
+    "answer.",
     "image_trust.key": "Public key, in PEM, that the signatures of images are checked with.",
     "image_trust.required": "Whether an image that was not built here needs such a signature "
     "([images.md](images.md#signatures)).",

@@ -333,7 +333,11 @@ def _content(path: Path) -> str | None:
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with os.fdopen(opened, "rb") as stream:
+    try:
         if not stat.S_ISREG(os.fstat(opened).st_mode):
             return None
-        return stream.read(REPORT_BYTES_LIMIT).decode(errors="replace")
+        return os.read(opened, REPORT_BYTES_LIMIT).decode(errors="replace")
+    except OSError:
+        return None
+    finally:
+        os.close(opened)

@@ -13,15 +13,60 @@ from typer.testing import CliRunner, Result
 
 from slurmbridge.bridge.checks import untrusted
 from slurmbridge.bridge.desk import Desk
+from slurmbridge.bridge.readiness import offered
 from slurmbridge.cli import app
 from slurmbridge.cli.root import Session
 from slurmbridge.container.trust import ImageKeeper, SignatureRule
 from slurmbridge.errors import ImageBuildFailed
-from slurmbridge.model import Image, ProcessSpec
-from slurmbridge.store import ImageStore
+from slurmbridge.model import ComputeCapability, Image, NodeReadiness, ProcessSpec
+from slurmbridge.scheduler import ClusterNode
+from slurmbridge.store import Examination, ImageStore
 from slurmbridge.wiring import Site
-from tests.support.front import IMAGE, NOW, SPEC, Front
+from tests.support.front import CAPABILITY, IMAGE, NOW, SPEC, Front
 from tests.support.sif import reader
+
+
+class PlayedExaminer:
+    """Nodes that answer at the second look, but for those in `silent`."""
+
+    def __init__(self, silent: set[str]) -> None:
+        self.silent = silent
+        self.looks = 0
+        self.given_up: set[str] = set()
+        self.asked: list[str] = []
+
+    def start(self, names: list[str]) -> list[str]:
+        """Both when none is named."""
+        self.asked = sorted(names or ["n1", "n2"])
+        return self.asked
+
+    def take(self) -> list[Examination]:
+        """Who has not answered."""
+        self.looks += 1
+        waiting = self.silent if self.looks > 1 else set(self.asked)
+        return [Examination(name, NOW, 7) for name in self.asked if name in waiting]
+
+    def stage(self, row: Examination) -> str:
+        """Always the same."""
+        return f"job {row.job_id} pending (Resources)"
+
+    def give_up(self, names: set[str]) -> None:
+        """Note whom."""
+        self.given_up = set(names)
+
+    def cluster(self) -> tuple[ComputeCapability, list[ClusterNode]]:
+        """Two nodes in one partition."""
+        return CAPABILITY, []
+
+
+class PlayedScheduler:
+    """One that is closed in the end."""
+
+    closed = False
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
 
 
 @dataclass
@@ -32,6 +77,10 @@ class PlayedSite:
     problems: list[str] = field(default_factory=list)
     migrated: int = 0
     ran: int = 0
+    nodes: list[NodeReadiness] = field(default_factory=list)
+    reported: bool = True
+    examiner_: PlayedExaminer = field(default_factory=lambda: PlayedExaminer(set()))
+    scheduler_: PlayedScheduler = field(default_factory=PlayedScheduler)
     minutes: int = 0
     # Where images lie, and a program that answers as Apptainer does.
     folder: Path = Path()
@@ -84,6 +133,26 @@ class PlayedSite:
         """Be told to stop."""
         os.kill(os.getpid(), signal.SIGTERM)
         self.ran += stop()
+
+    def scheduler(self) -> PlayedScheduler:
+        """One for all."""
+        return self.scheduler_
+
+    def examiner(self, scheduler: PlayedScheduler, *, look_seconds: float) -> PlayedExaminer:
+        """One for all."""
+        assert scheduler is self.scheduler_
+        assert look_seconds > 0
+        return self.examiner_
+
+    def known_capability(self, fresh: ComputeCapability | None = None) -> ComputeCapability | None:
+        """What is played."""
+        capability = fresh or (CAPABILITY if self.reported else None)
+        if capability is None:
+            return None
+        [partition] = capability.partitions
+        names = tuple(node.node for node in self.nodes)
+        partition = partition.model_copy(update={"node_names": names})
+        return offered(capability.model_copy(update={"partitions": (partition,)}), self.nodes)
 
     def token_names(self) -> list[tuple[str, datetime]]:
         """One."""

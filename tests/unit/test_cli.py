@@ -292,7 +292,9 @@ def test_what_the_site_offers_is_listed(bench: Bench) -> None:
     assert bench.json("capabilities")["cluster"] == "test"
     text = bench.run("capabilities").stdout
     assert "accounts: research\n" in text
-    assert text.splitlines()[-1].split() == ["short", "yes", "yes", "2", "4", "8000", "120"]
+    assert text.splitlines()[-1].split() == [
+        "short", "yes", "yes", "2", "0", "0", "4", "8000", "120",
+    ]  # fmt: skip
     assert bench.json("images", "list")["images"][0]["name"] == "python"
     assert bench.run("images", "list").stdout.splitlines()[1].startswith("python")
 

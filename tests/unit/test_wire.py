@@ -406,7 +406,7 @@ def test_a_capability_names_the_nodes_of_each_partition() -> None:
         recorded("scontrol-config"),
         recorded("sinfo"),
         recorded("sacctmgr"),
-        wire.read_nodes(recorded("sinfo-nodes")),
+        nodes=wire.read_nodes(recorded("sinfo-nodes")),
     )
     assert {entry.node_names for entry in capability.partitions} == {("node1", "node2", "node3")}
 
