@@ -10,7 +10,8 @@
     ├── SiteError                 the site must recover
     │   ├── SchedulerUnavailable  ── SubmissionNotSent
     │   ├── ShellUnavailable      ├── ReplyUnreadable
-    │   ├── StagingFailed         └── DatabaseUnavailable
+    │   ├── StagingFailed         ├── DatabaseUnavailable
+    │   └── NoNodeReady           none can seal, or none can trace what is to be traced
     ├── BridgeUnreachable         the client cannot talk to the API
     └── ContainerError
         ├── DefinitionInvalid     ├── ImageBuildFailed
@@ -141,6 +142,13 @@ class DatabaseUnavailable(SiteError):
     """The database cannot be reached or has another schema version."""
 
     code = "database-unavailable"
+    transient = True
+
+
+class NoNodeReady(SiteError):
+    """No node of a partition can seal, or none can trace what is to be traced."""
+
+    code = "no-node-ready"
     transient = True
 
 

@@ -48,6 +48,7 @@ class ScriptContext:
     job_name: Directive
     account: Directive | None
     partition: Directive | None
+    exclude: Directive | None
     nodes: Directive
     tasks: Directive
     cpus_per_task: Directive

@@ -12,7 +12,13 @@ from slurmbridge.bridge.checks import Rules, check, untrusted
 from slurmbridge.bridge.collect import Collector, CollectRules
 from slurmbridge.bridge.desk import Desk, new_ulid
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
-from slurmbridge.bridge.examine import Examiner, ExaminerRules, known_capability, known_nodes
+from slurmbridge.bridge.examine import (
+    Avoidance,
+    Examiner,
+    ExaminerRules,
+    known_capability,
+    known_nodes,
+)
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
 from slurmbridge.bridge.readiness import offered
@@ -81,6 +87,7 @@ class Site:
             self._settings.contexts,
             log_limit=limits.log_file_mib * _MIB,
             output_limit=limits.output_mib * _MIB,
+            avoid=Avoidance(SiteStore(self._database), NodeStore(self._database), clock=_now),
         )
 
     @cached_property

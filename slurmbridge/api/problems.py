@@ -39,6 +39,7 @@ STATUS_OF: Mapping[type[SlurmBridgeError], HTTPStatus] = {
     errors.ReplyUnreadable: HTTPStatus.BAD_GATEWAY,
     errors.StagingFailed: HTTPStatus.BAD_GATEWAY,
     errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NoNodeReady: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.BridgeUnreachable: HTTPStatus.BAD_GATEWAY,
     errors.ContainerError: HTTPStatus.CONFLICT,
     errors.DefinitionInvalid: HTTPStatus.UNPROCESSABLE_ENTITY,

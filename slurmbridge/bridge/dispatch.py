@@ -18,6 +18,7 @@ from slurmbridge.errors import (
     HelpersMissing,
     ImageRefused,
     InvalidProcess,
+    NoNodeReady,
     SchedulerUnavailable,
     SiteError,
     SlurmBridgeError,
@@ -164,6 +165,7 @@ class Dispatcher:
             required = self._rules.signature_required
             if problem := untrusted(image, signature_required=required):
                 raise ImageRefused(problem)
+            self._renderer.avoid(entry.spec)
             self._check_destination(entry)
             prepared = self._renderer.prepared(entry.id, entry.spec, image)
             folder.make(prepared.command, prepared.environment, prepared.expected_facts)
@@ -180,8 +182,8 @@ class Dispatcher:
             values = {"job_id": error.job_id, "slurm_state": None, "missing_since": None}
             detail = f"its context was taken by job {error.job_id}"
             return self._change(entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, **values)
-        except (StagingFailed, HelpersMissing) as error:
-            # A full or missing file system is mended, and what waited for it then runs.
+        except (StagingFailed, HelpersMissing, NoNodeReady) as error:
+            # A full or missing file system is mended, or a node, and what waited for it then runs.
             return again(entry, self._later(entry, ProcessState.QUEUED, entry.phase, str(error)))
 
     def _check_destination(self, entry: Claimed) -> None:

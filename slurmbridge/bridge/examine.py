@@ -10,10 +10,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from slurmbridge import __version__
-from slurmbridge.bridge.readiness import REPORT_BYTES_LIMIT, judge, offered, unable
-from slurmbridge.errors import RequestError, StagingFailed, SubmissionRefused
+from slurmbridge.bridge.readiness import (
+    REPORT_BYTES_LIMIT,
+    excluded,
+    judge,
+    offered,
+    unable,
+    unready,
+)
+from slurmbridge.errors import NoNodeReady, RequestError, StagingFailed, SubmissionRefused
 from slurmbridge.lifecycle import SlurmState, classify
-from slurmbridge.model import ComputeCapability, NodeReadiness
+from slurmbridge.model import ComputeCapability, NodeReadiness, ProcessSpec
 from slurmbridge.scheduler import ClusterNode, JobReport, Scheduler, Submission
 from slurmbridge.script import Directive, DoctorContext, Script, Templates
 from slurmbridge.store import Examination, NodeStore, SiteStore
@@ -29,6 +36,7 @@ UNKNOWN = timedelta(seconds=120)
 LEFT_FILES_KEPT = timedelta(days=1)
 # How often Slurm is asked which nodes there are.
 CLUSTER_KEPT = timedelta(minutes=5)
+KNOWN_KEPT = timedelta(seconds=5)
 # These ends are the node's own doing; others, such as CANCELLED, say nothing of it.
 _ITS_OWN = frozenset(
     {SlurmState.COMPLETED, SlurmState.FAILED, SlurmState.TIMEOUT, SlurmState.OUT_OF_MEMORY}
@@ -63,6 +71,35 @@ def known_capability(site: SiteStore, nodes: NodeStore) -> ComputeCapability | N
 def known_nodes(nodes: NodeStore) -> list[NodeReadiness]:
     """What is known of each node that was ever examined."""
     return [row.readiness for row in nodes.all() if row.readiness is not None]
+
+
+class Avoidance:
+    """Which nodes a job has to keep away from, by what is known of them.
+
+    Asked for every Process, so that what was read is believed for some seconds.
+    """
+
+    def __init__(self, site: SiteStore, nodes: NodeStore, *, clock: Callable[[], datetime]) -> None:
+        self._site = site
+        self._nodes = nodes
+        self._clock = clock
+        self._known: tuple[datetime, ComputeCapability | None] | None = None
+
+    def __call__(self, spec: ProcessSpec) -> tuple[str, ...]:
+        """Names of nodes.
+
+        Raises:
+            NoNodeReady: there is none that may run it.
+        """
+        now = self._clock()
+        if self._known is None or now - self._known[0] >= KNOWN_KEPT:
+            self._known = (now, known_capability(self._site, self._nodes))
+        capability = self._known[1]
+        if capability is None:
+            return ()
+        if problem := unready(capability, spec):
+            raise NoNodeReady(problem)
+        return excluded(capability, spec)
 
 
 class Examiner:

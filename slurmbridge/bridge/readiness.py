@@ -315,6 +315,18 @@ def excluded(capability: ComputeCapability, spec: ProcessSpec) -> tuple[str, ...
     )
 
 
+def unready(capability: ComputeCapability, spec: ProcessSpec) -> str | None:
+    """Why no node may run a Process now; None where one may."""
+    for refused in capability.refused:
+        if refused.name == spec.partition or (spec.partition is None and refused.default):
+            return f"{refused.name} is not offered: {refused.reason}"
+    partition = capability.partition(spec.partition)
+    if partition is None or spec.trace is TraceLevel.OFF:
+        return None
+    problem = untraceable(capability, partition)
+    return problem and f"a trace is not possible in {partition.name}: {problem}"
+
+
 def _within(capability: ComputeCapability, partition: Partition) -> list[NodeReadiness]:
     return [node for node in capability.nodes if node.node in partition.node_names]
 

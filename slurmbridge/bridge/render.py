@@ -1,5 +1,6 @@
-"""From a specification to the script that is submitted. Pure but for reading the templates."""
+"""From a specification to the script that is submitted. Pure but for what is read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class Renderer:
     contexts: Path
     log_limit: int = _GIB // 4
     output_limit: int = 64 * _GIB
+    # The nodes that a job keeps away from; it raises NoNodeReady when there is no other.
+    avoid: Callable[[ProcessSpec], tuple[str, ...]] = lambda _spec: ()
 
     def prepared(self, process_id: str, spec: ProcessSpec, image: Image) -> Prepared:
         """What goes into the context for this Process."""
@@ -66,6 +69,7 @@ class Renderer:
         folder = f"{self.contexts}/{process_id}"
         sealed = _sealed(folder, spec, image, self.output_limit)
         record = recording(spec.trace)
+        avoided = self.avoid(spec)
         return ScriptContext(
             version=Directive(__version__),
             process_id=Directive(process_id),
@@ -73,6 +77,7 @@ class Renderer:
             job_name=Directive(job_name(process_id)),
             account=Directive(spec.account) if spec.account else None,
             partition=Directive(spec.partition) if spec.partition else None,
+            exclude=Directive(",".join(avoided)) if avoided else None,
             nodes=Directive(str(spec.resources.nodes)),
             tasks=Directive("1"),
             cpus_per_task=Directive(str(spec.resources.cpus_per_task)),

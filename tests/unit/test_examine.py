@@ -11,20 +11,22 @@ import pytest
 from slurmbridge.bridge.examine import (
     BATCH,
     FOLDER,
+    KNOWN_KEPT,
     LEFT_FILES_KEPT,
     UNKNOWN,
     UNSEEN,
+    Avoidance,
     Examiner,
     ExaminerRules,
     job_name,
 )
-from slurmbridge.errors import RequestError, SchedulerUnavailable
-from slurmbridge.lifecycle import SlurmState
-from slurmbridge.model import NodeReadiness
+from slurmbridge.errors import NoNodeReady, RequestError, SchedulerUnavailable
+from slurmbridge.lifecycle import ProcessState, SlurmState
+from slurmbridge.model import NodeReadiness, ProcessSpec
 from slurmbridge.scheduler.fake import FakeScheduler, hand_clock
-from slurmbridge.store import Database, Examination, NodeStore
-from tests.support.builders import fresh_database, shipped_templates
-from tests.support.specs import CAPABILITY, START
+from slurmbridge.store import Database, Examination, NodeStore, SiteStore
+from tests.support.builders import RETRY, Bridge, fresh_database, shipped_templates
+from tests.support.specs import CAPABILITY, START, spec
 from tests.unit.test_readiness import GOOD
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -392,3 +394,66 @@ def test_a_late_end_of_an_examination_changes_nothing_of_a_newer_one(clinic: Cli
     assert not clinic.nodes.conclude(old, readiness, now=START)
     assert not clinic.nodes.bind(old, 9)
     assert not clinic.nodes.ask(replace(old, observed_at=START), now=START)
+
+
+# --- what jobs keep away from ---
+
+
+def avoidance(clinic: Clinic) -> Avoidance:
+    site = SiteStore(clinic.database)
+    site.record_capability(clinic.cluster.model_copy(update={"observed_at": START}))
+    return Avoidance(site, clinic.nodes, clock=clinic.clock)
+
+
+def test_without_a_report_on_the_cluster_nothing_is_avoided(clinic: Clinic) -> None:
+    site = SiteStore(clinic.database)
+    assert Avoidance(site, clinic.nodes, clock=clinic.clock)(spec()) == ()
+
+
+def test_what_is_known_of_nodes_is_believed_for_seconds_and_no_longer(clinic: Clinic) -> None:
+    avoid = avoidance(clinic)
+    assert avoid(spec()) == ()
+    clinic.examiner.examine()
+    clinic.answer("node3", strace="")
+    clinic.examiner.take()
+    assert avoid(spec()) == ()
+    clinic.advance(KNOWN_KEPT)
+    assert avoid(spec()) == ("node3",)
+    assert avoid(spec(trace="off")) == ()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ({"squashfuse": ""}, "main is not offered"),
+        ({"zstd": ""}, "a trace is not possible in main"),
+    ],
+)
+def test_without_any_node_a_process_has_to_wait(
+    clinic: Clinic, lacking: dict[str, str], said: str
+) -> None:
+    all_answer(clinic, **lacking)
+    with pytest.raises(NoNodeReady, match=said):
+        avoidance(clinic)(spec())
+
+
+def test_a_process_waits_for_a_node_and_then_its_job_avoids_the_others(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path)
+    known: list[tuple[str, ...]] = []
+
+    def avoid(_spec: ProcessSpec) -> tuple[str, ...]:
+        if not known:
+            raise NoNodeReady("main is not offered: its only node cannot seal")
+        return known[0]
+
+    dispatcher = bridge.verbs.dispatcher
+    dispatcher._renderer = replace(dispatcher._renderer, avoid=avoid)
+    one = bridge.submit()
+    dispatcher.dispatch()
+    assert bridge.state(one) is ProcessState.QUEUED
+    assert "cannot seal" in (bridge.get(one).reason or "")
+    assert not bridge.context(one).exists()
+    known.append(("node2", "node3"))
+    bridge.advance(RETRY)
+    dispatcher.dispatch()
+    assert "\n#SBATCH --exclude=node2,node3\n" in bridge.job(one).script

@@ -63,7 +63,7 @@ def test_every_directive_of_the_templates_has_an_attribute() -> None:
     text = "".join((DEFAULT_TEMPLATES / name).read_text() for name in WITH_DIRECTIVES)
     options = re.findall(r"^#SBATCH --([a-z-]+)", text, re.MULTILINE)
     assert len(options) == len([line for line in text.splitlines() if line.startswith("#SBATCH")])
-    assert set(options) == set(ATTRIBUTES) - {"exclude"}
+    assert set(options) == set(ATTRIBUTES)
 
 
 def test_no_template_but_the_directives_holds_a_directive() -> None:

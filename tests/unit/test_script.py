@@ -38,6 +38,7 @@ CONTEXT = ScriptContext(
     job_name=Directive("sb-" + "0" * 26),
     account=Directive("research"),
     partition=Directive("main"),
+    exclude=Directive("n1,n2"),
     nodes=Directive("1"),
     tasks=Directive("1"),
     cpus_per_task=Directive("1"),
@@ -123,7 +124,7 @@ def test_a_variable_in_a_directive_or_comment_is_declared_as_such(path: Path) ->
 
 def test_directives_do_stand_in_directives_and_comments() -> None:
     text = "\n".join(path.read_text() for path in ALL_TEMPLATES if path.name != DOCTOR)
-    assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 10
+    assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 11
     assert len(re.findall(r"^# .*{{ \w+ }}", text, re.MULTILINE)) == 2
 
 
