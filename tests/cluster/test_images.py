@@ -43,6 +43,9 @@ write = true
 port = {port}
 [slurm]
 poll_seconds = 0.5
+[doctor]
+# Its jobs would outlive this site, and write where it was.
+every_hours = 0
 """
 
 
