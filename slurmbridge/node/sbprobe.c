@@ -67,7 +67,7 @@ static void tell_status(const char *folder) {
         else if (sscanf(line, "Seccomp: %u", &value) == 1)
             printf("%sseccomp %u\n", side, value);
         else if (!strncmp(line, "Cap", 3))
-            capabilities |= strspn(strchr(line, '\t') + 1, "0") != 16;
+            capabilities |= strcmp(line + strcspn(line, "\t"), "\t0000000000000000\n") != 0;
     }
     printf("%scapabilities %s\n", side, capabilities ? "some" : "none");
     fclose(file);
@@ -230,7 +230,7 @@ static void tell_control_groups(void) {
 static void unescape(char *text) {
     char *to = text;
     for (; *text; text++, to++) {
-        if (text[0] == '\\' && text[1] && text[2] && text[3]) {
+        if (text[0] == '\\' && strspn(text + 1, "01234567") >= 3) {
             *to = (char)((text[1] - '0') << 6 | (text[2] - '0') << 3 | (text[3] - '0'));
             text += 3;
         } else {
@@ -350,7 +350,12 @@ static void try_calls(void) {
     CALL("packet", SYS_socket, AF_PACKET, SOCK_RAW, 0);
     CALL("netlink_audit", SYS_socket, AF_NETLINK, SOCK_RAW, 9);
     CALL("sctp", SYS_socket, AF_INET, SOCK_STREAM, 132);
+    CALL("mptcp", SYS_socket, AF_INET, SOCK_STREAM, 262);
     CALL("tiocsti", SYS_ioctl, 0, TIOCSTI, "");
+    CALL("tiocsetd", SYS_ioctl, 0, TIOCSETD, NULL);
+    CALL("memfd_secret", 447, -1);
+    CALL("statmount", 457, NULL, NULL, 0, -1);
+    CALL("lsm_set_self_attr", 460, 0, NULL, 0, -1);
     CALL("above_newest", 467, -1, NULL, 0, NULL, 0);
     try_foreign();
     try_clone("clone_newuser", CLONE_NEWUSER);
@@ -388,7 +393,7 @@ static int read_process(const char *pid, int *parent, int *inner) {
     *parent = *inner = 0;
     while (fgets(line, sizeof line, file)) {
         sscanf(line, "PPid: %d", parent);
-        if (!strncmp(line, "NSpid:", 6) && strchr(line + 7, '\t'))
+        if (!strncmp(line, "NSpid:\t", 7) && strchr(line + 7, '\t'))
             *inner = atoi(strrchr(line, '\t') + 1);
     }
     fclose(file);

@@ -10,11 +10,13 @@
  * 128 and the signal. Everything that fails before the program's start ends with 78 (EX_CONFIG).
  */
 #define _GNU_SOURCE
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -33,13 +35,10 @@
 
 #if defined(__x86_64__)
 #define NATIVE AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define NATIVE AUDIT_ARCH_AARCH64
 #else
-#error "sbseal knows x86-64 and 64-bit ARM"
-#endif
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "the low half of an argument is expected first"
+#error "sbseal knows x86-64 and little-endian 64-bit ARM"
 #endif
 
 enum { FACTS = 3, GATE = 4, REFUSED = 78 };
@@ -58,17 +57,17 @@ static void fail(const char *format, ...) {
 
 /* --- the filter --------------------------------------------------------------------------------- */
 
-/* Numbers above 434 are the same on all architectures; libc's headers may lack the latest names. */
-enum { statmount = 457, listmount, lsm_set_self_attr = 461, quotactl_fd = 443 };
+/* From 424 on, numbers are the same on all architectures; libc's headers may lack the latest names. */
+enum { quotactl_fd = 443, memfd_secret = 447, statmount = 457, listmount = 458,
+       lsm_set_self_attr = 460 };
 
 /* Whoever asks for these goes on without, when it seems that the kernel lacks them. */
 static const unsigned not_there[] = {
-    SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register,
+    SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register, memfd_secret,
     statmount, listmount, lsm_set_self_attr,
 #ifdef __x86_64__
-    SYS_uselib, SYS_create_module, SYS_get_kernel_syms, SYS_query_module, SYS__sysctl,
+    SYS_uselib, SYS_ustat, SYS_sysfs,
 #endif
-    SYS_nfsservctl,
 };
 
 static const unsigned not_permitted[] = {
@@ -92,12 +91,11 @@ static const unsigned not_permitted[] = {
 #endif
 };
 
-enum {
-    NEW_NAMESPACES = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC |
-                     CLONE_NEWUTS | CLONE_NEWCGROUP
+/* Text put into a terminal's input; and what has the kernel load modules for whoever asks. */
+static const unsigned ioctls[] = {
+    TIOCSTI, 0x541C /* TIOCLINUX, which has no public header */, TIOCSETD, SIOCGIFBR, SIOCSIFBR,
+    SIOCBRADDBR, SIOCBRDELBR, SIOCGIFVLAN, SIOCSIFVLAN,
 };
-/* TIOCLINUX has no public header. */
-#define TIOCLINUX 0x541C
 
 static struct sock_filter filter[512];
 static unsigned short length;
@@ -112,7 +110,8 @@ static void load(unsigned offset) { add(BPF_LD | BPF_W | BPF_ABS, offset, 0, 0);
 static void answer(unsigned what) { add(BPF_RET | BPF_K, what, 0, 0); }
 static void refuse(unsigned error) { answer(SECCOMP_RET_ERRNO | error); }
 
-/* The low 32 bits of an argument, which are all that the kernel takes of those asked for here. */
+/* The low 32 bits of an argument, which come first, and are all that the kernel takes of those
+ * asked for here. */
 static void load_argument(unsigned which) {
     load(offsetof(struct seccomp_data, args) + 8 * which);
 }
@@ -124,10 +123,10 @@ static void begin(unsigned call, unsigned char size) {
     add(BPF_JMP | BPF_JEQ | BPF_K, call, 0, size);
 }
 
-static void add_clone(void) {
-    begin(SYS_clone, 4);
-    load_argument(0);
-    add(BPF_JMP | BPF_JSET | BPF_K, NEW_NAMESPACES | CLONE_UNTRACED, 0, 1);
+static void refuse_bits(unsigned call, unsigned argument, unsigned bits) {
+    begin(call, 4);
+    load_argument(argument);
+    add(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1);
     refuse(EPERM);
     answer(SECCOMP_RET_ALLOW);
 }
@@ -156,28 +155,18 @@ static void add_socket(unsigned call) {
     answer(SECCOMP_RET_ALLOW);
 }
 
-static void add_seccomp(void) {
-    begin(SYS_seccomp, 4);
-    load_argument(1);
-    add(BPF_JMP | BPF_JSET | BPF_K, SECCOMP_FILTER_FLAG_NEW_LISTENER, 0, 1);
-    refuse(EPERM);
-    answer(SECCOMP_RET_ALLOW);
-}
-
-static void add_ioctl(void) {
-    begin(SYS_ioctl, 5);
-    load_argument(1);
-    add(BPF_JMP | BPF_JEQ | BPF_K, TIOCSTI, 1, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, TIOCLINUX, 0, 1);
-    refuse(EPERM);
-    answer(SECCOMP_RET_ALLOW);
-}
-
 static void refuse_each(const unsigned *calls, size_t count, unsigned error) {
     for (size_t i = 0; i < count; i++) {
         add(BPF_JMP | BPF_JEQ | BPF_K, calls[i], 0, 1);
         refuse(error);
     }
+}
+
+static void add_ioctl(void) {
+    begin(SYS_ioctl, 2 + 2 * sizeof ioctls / sizeof *ioctls);
+    load_argument(1);
+    refuse_each(ioctls, sizeof ioctls / sizeof *ioctls, EPERM);
+    answer(SECCOMP_RET_ALLOW);
 }
 
 static void build_filter(void) {
@@ -190,32 +179,34 @@ static void build_filter(void) {
     refuse(ENOSYS);
     refuse_each(not_there, sizeof not_there / sizeof *not_there, ENOSYS);
     refuse_each(not_permitted, sizeof not_permitted / sizeof *not_permitted, EPERM);
-    add_clone();
+    refuse_bits(SYS_clone, 0, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID |
+                CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_UNTRACED);
+    refuse_bits(SYS_seccomp, 1, SECCOMP_FILTER_FLAG_NEW_LISTENER);
     add_socket(SYS_socket);
     add_socket(SYS_socketpair);
-    add_seccomp();
     add_ioctl();
     answer(SECCOMP_RET_ALLOW);
 }
 
-static void load_filter(void) {
-    build_filter();
-    struct sock_fprog program = {length, filter};
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program))
-        fail("the system call filter: %s", strerror(errno));
-}
-
 /* --- what it is given --------------------------------------------------------------------------- */
+
+/* Valid until the next call. */
+static const char *path_of(const char *folder, const char *name) {
+    static char path[256];
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path)
+        fail("the folder's path is too long");
+    return path;
+}
 
 /* A file of NUL-ended items, as a NULL-ended list. */
 static char **read_list(const char *folder, const char *name) {
-    char path[256];
+    const char *path = path_of(folder, name);
     struct stat status;
-    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path)
-        fail("%s: the path is too long", folder);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0 || fstat(file, &status) || !S_ISREG(status.st_mode))
+    int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (file < 0 || fstat(file, &status))
         fail("%s: %s", path, strerror(errno));
+    if (!S_ISREG(status.st_mode))
+        fail("%s is no plain file", path);
     size_t size = (size_t)status.st_size;
     char *text = malloc(size + 1);
     if (!text || read(file, text, size + 1) != (ssize_t)size)
@@ -234,33 +225,18 @@ static char **read_list(const char *folder, const char *name) {
     return list;
 }
 
-static void limit(const char *what, int resource, rlim_t value) {
+/* NAME=NUMBER, soft and hard. */
+static void set_limit(const char *argument, const char *name, int resource) {
+    size_t size = strlen(name);
+    if (strncmp(argument, name, size) || argument[size] != '=' ||
+        !isdigit((unsigned char)argument[size + 1]))
+        fail("\"%s\" is not %s=NUMBER", argument, name);
+    char *end;
+    errno = 0;
+    rlim_t value = strtoull(argument + size + 1, &end, 10);
     struct rlimit both = {value, value};
-    if (setrlimit(resource, &both))
-        fail("%s=%llu: %s", what, (unsigned long long)value, strerror(errno));
-}
-
-/* Each of the three limits, once. */
-static void set_limits(char **arguments) {
-    static const struct {
-        const char *name;
-        int resource;
-    } known[] = {{"nproc", RLIMIT_NPROC}, {"nofile", RLIMIT_NOFILE}, {"fsize", RLIMIT_FSIZE}};
-    limit("core", RLIMIT_CORE, 0);
-    for (size_t i = 0; i < 3; i++) {
-        const char *argument = arguments[i];
-        size_t name = strlen(known[i].name);
-        if (!argument || strncmp(argument, known[i].name, name) || argument[name] != '=')
-            fail("argument %zu is not %s=NUMBER", i + 2, known[i].name);
-        char *end;
-        errno = 0;
-        unsigned long long value = strtoull(argument + name + 1, &end, 10);
-        if (errno || *end || argument[name + 1] < '0' || argument[name + 1] > '9')
-            fail("%s is not a number", argument);
-        limit(known[i].name, known[i].resource, value);
-    }
-    if (arguments[3])
-        fail("too many arguments");
+    if (errno || *end || setrlimit(resource, &both))
+        fail("%s: %s", argument, errno ? strerror(errno) : "not a number");
 }
 
 /* --- the seal ----------------------------------------------------------------------------------- */
@@ -277,21 +253,40 @@ static void set_dumpable(unsigned long value) {
         fail("PR_SET_DUMPABLE: %s", strerror(errno));
 }
 
+/* Those that its starter ignored are not; all are held from now on, until `follow` fetches them. */
+static void hold_signals(sigset_t *held) {
+    for (int number = 1; number < NSIG; number++)
+        signal(number, SIG_DFL);
+    sigfillset(held);
+    sigprocmask(SIG_SETMASK, held, NULL);
+}
+
 static void seal(char **limits) {
     close_from(GATE + 1);
     if (fcntl(FACTS, F_SETFD, FD_CLOEXEC) || fcntl(GATE, F_SETFD, FD_CLOEXEC))
         fail("descriptors %d and %d: %s", FACTS, GATE, strerror(errno));
     umask(077);
-    setsid(); /* no terminal */
+    /* A leader of a process group cannot leave it, and must then have no terminal. */
+    if (setsid() < 0 && open("/dev/tty", O_RDONLY | O_CLOEXEC) >= 0)
+        fail("the terminal cannot be left");
     if (syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL) < 0 && errno != ENOSYS)
         fail("a new session keyring: %s", strerror(errno));
-    set_limits(limits);
+    set_limit(limits[0], "nproc", RLIMIT_NPROC);
+    set_limit(limits[1], "nofile", RLIMIT_NOFILE);
+    set_limit(limits[2], "fsize", RLIMIT_FSIZE);
+    /* 1 is the only limit that the kernel heeds when it hands cores to a program of the node. */
+    struct rlimit core = {0, 0};
+    getrlimit(RLIMIT_CORE, &core);
+    set_limit(core.rlim_max ? "core=1" : "core=0", "core", RLIMIT_CORE);
     set_dumpable(0);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL))
         fail("PR_SET_PDEATHSIG: %s", strerror(errno));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         fail("no_new_privs: %s", strerror(errno));
-    load_filter();
+    build_filter();
+    struct sock_fprog program = {length, filter};
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program))
+        fail("the system call filter: %s", strerror(errno));
 }
 
 static int status_code(int status) {
@@ -299,37 +294,31 @@ static int status_code(int status) {
 }
 
 static void probe(const char *folder, char **environment) {
-    char path[256];
-    snprintf(path, sizeof path, "%s/sbprobe", folder);
+    const char *path = path_of(folder, "sbprobe");
     pid_t child = fork();
     if (child < 0)
         fail("fork: %s", strerror(errno));
     if (child == 0) {
         if (dup2(FACTS, 1) < 0)
             fail("dup2: %s", strerror(errno));
+        /* Names alone: libc would heed GLIBC_TUNABLES. */
+        for (char **item = environment; *item; item++)
+            (*item)[strcspn(*item, "=")] = 0;
         execve(path, (char *[]){"sbprobe", "inside", NULL}, environment);
         fail("%s: %s", path, strerror(errno));
     }
     int status;
-    while (waitpid(child, &status, 0) < 0)
-        if (errno != EINTR)
-            fail("waitpid: %s", strerror(errno));
+    if (waitpid(child, &status, 0) != child)
+        fail("waitpid: %s", strerror(errno));
+    if (status_code(status) == REFUSED)
+        _exit(REFUSED); /* the child has said why */
     if (status_code(status))
         fail("the probe ended with %d", status_code(status));
 }
 
 static void await_go(void) {
-    char word[3];
-    size_t have = 0;
-    while (have < sizeof word) {
-        ssize_t got = read(GATE, word + have, sizeof word - have);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            fail("the launcher did not let the program start");
-        have += (size_t)got;
-    }
-    if (memcmp(word, "go\n", sizeof word))
+    char word[3]; /* written at once, so read at once */
+    if (read(GATE, word, sizeof word) != sizeof word || memcmp(word, "go\n", sizeof word))
         fail("the launcher did not let the program start");
 }
 
@@ -338,25 +327,21 @@ static void await_go(void) {
 static void start(char **command, char **environment) {
     close_from(FACTS);
     setpgid(0, 0);
-    /* A shell starts what it does not wait for with some signals ignored. */
-    for (int signal_number = 1; signal_number < NSIG; signal_number++)
-        signal(signal_number, SIG_DFL);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    /* execvpe searches the PATH of its caller. */
-    environ = environment;
+    environ = environment; /* where execvpe looks for PATH */
     execvpe(command[0], command, environment);
     int error = errno;
     fprintf(stderr, "%s: %s\n", command[0], strerror(error));
     _exit(error == ENOENT || error == ENOTDIR ? 127 : 126);
 }
 
-static int follow(pid_t program, const sigset_t *awaited) {
+static int follow(pid_t program, const sigset_t *held) {
     for (;;) {
-        int signal = sigwaitinfo(awaited, NULL);
-        if (signal > 0 && signal != SIGCHLD)
-            kill(-program, signal); /* its process group: a shell and what it runs */
+        int number = sigwaitinfo(held, NULL);
+        if (number > 0 && number != SIGCHLD)
+            kill(-program, number); /* its process group: a shell and what it runs */
         int status;
         pid_t ended;
         while ((ended = waitpid(-1, &status, WNOHANG)) > 0)
@@ -366,7 +351,7 @@ static int follow(pid_t program, const sigset_t *awaited) {
 }
 
 int main(int count, char **arguments) {
-    if (count < 2)
+    if (count != 5)
         fail("usage: sbseal FOLDER nproc=N nofile=N fsize=BYTES");
     const char *folder = arguments[1];
     char **command = read_list(folder, "command");
@@ -374,6 +359,8 @@ int main(int count, char **arguments) {
     if (!command[0] || !*command[0])
         fail("there is no program to run");
 
+    sigset_t held;
+    hold_signals(&held);
     seal(arguments + 2);
     probe(folder, environment);
     set_dumpable(1); /* the launcher looks at its descriptors; nobody else is there yet */
@@ -382,13 +369,6 @@ int main(int count, char **arguments) {
     await_go();
     set_dumpable(0);
 
-    sigset_t awaited;
-    sigemptyset(&awaited);
-    static const int forwarded[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGQUIT,
-                                    SIGUSR1, SIGUSR2, SIGCONT, SIGALRM};
-    for (size_t i = 0; i < sizeof forwarded / sizeof *forwarded; i++)
-        sigaddset(&awaited, forwarded[i]);
-    sigprocmask(SIG_BLOCK, &awaited, NULL);
     pid_t program = fork();
     if (program < 0)
         fail("fork: %s", strerror(errno));
@@ -396,5 +376,5 @@ int main(int count, char **arguments) {
         start(command, environment);
     setpgid(program, program); /* as it does itself: whichever comes first */
     close_from(FACTS);
-    return follow(program, &awaited);
+    return follow(program, &held);
 }
