@@ -17,11 +17,9 @@ from slurmbridge.bridge.examine import (
     Examiner,
     ExaminerRules,
     known_capability,
-    known_nodes,
 )
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
-from slurmbridge.bridge.readiness import offered
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.container.helpers import HelperBuilder
@@ -252,12 +250,12 @@ class Site:
         return Examiner(nodes, scheduler, self._templates, rules, clock=_now)
 
     def known_capability(self, fresh: ComputeCapability | None = None) -> ComputeCapability | None:
-        """What Slurm has just reported, or a Runner last did, with what is known of the nodes."""
+        """What was last reported of the cluster, or just now, with what is known of its nodes."""
         self._database.check_schema()
-        nodes = NodeStore(self._database)
+        site, nodes = SiteStore(self._database), NodeStore(self._database)
         if fresh is not None:
-            return offered(fresh, known_nodes(nodes))
-        return known_capability(SiteStore(self._database), nodes)
+            site.record_capability(fresh)
+        return known_capability(site, nodes)
 
     def runner(self, scheduler: Scheduler) -> Runner:
         """A Runner with an id of its own."""

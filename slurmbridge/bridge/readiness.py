@@ -120,7 +120,7 @@ CHECKS: tuple[Check, ...] = (
     Check("proc", _SEAL, "whether a new /proc can be mounted", _yes,
           "no new /proc can be mounted ({value}): nothing may be mounted below the node's /proc"),
     Check("seccomp", _SEAL, "what seccomp filters may do", _holds("errno", "kill_process", "allow"),
-          "the kernel's seccomp has only {value!r}: it needs CONFIG_SECCOMP_FILTER"),
+          "the kernel's seccomp offers {value}: it needs CONFIG_SECCOMP_FILTER"),
     Check("fuse", _SEAL, "whether /dev/fuse can be opened", _yes,
           "/dev/fuse cannot be opened ({value}): load the module fuse, and give the device mode "
           "0666"),
@@ -129,7 +129,7 @@ CHECKS: tuple[Check, ...] = (
     Check("images", _SEAL, "whether the folder of images is seen", _yes,
           "the folder of images is not seen by the service user: mount it on the node"),
     Check("apptainer", _SEAL, "Apptainer's version", _version(1, 4, 5),
-          "Apptainer is {value!r}: install 1.4.5 or later"),
+          "Apptainer is {value}: install 1.4.5 or later"),
     Check("conf_user", _SEAL, "`allow user ns` in apptainer.conf", _one_of("yes", "absent"),
           f"`allow user ns` is {{value}}: set it to yes in {_CONF}"),
     Check("conf_pid", _SEAL, "`allow pid ns` in apptainer.conf", _one_of("yes", "absent"),
@@ -158,11 +158,11 @@ CHECKS: tuple[Check, ...] = (
     Check("clock_skew", _SEAL, "how far the node's clock is off, in seconds", _skew_below(60),
           "the clock is {value} s off: let NTP set it, for the times of jobs mean nothing"),
     Check("strace", _TRACE, "strace's version", _version(6, 6),
-          "strace is {value!r}: install 6.6 or later"),
+          "strace is {value}: install 6.6 or later"),
     Check("ptrace_scope", _TRACE, "Yama's ptrace_scope", _one_of("absent", "0", "1", "2"),
           "kernel.yama.ptrace_scope is {value}: set it to 1; that needs a reboot"),
     Check("seccomp", _TRACE, "what seccomp filters may do", _holds("trace"),
-          "the kernel's seccomp has only {value!r}: strace needs `trace`"),
+          "the kernel's seccomp offers {value}: strace needs `trace`"),
     Check("ptrace", _TRACE, "whether strace can trace with a seccomp filter", _yes,
           "strace cannot trace ({value}): allow ptrace among a user's own processes"),
     Check("zstd", _TRACE, "where zstd is", _path, "zstd is missing: install it"),
@@ -232,7 +232,7 @@ def _failures(concern: Concern, facts: Mapping[str, str]) -> list[str]:
         if value is None:
             found.append(f"not known: {check.means} (the report has no line {check.key!r})")
         elif not check.fine(value):
-            found.append(check.wrong.format(value=value))
+            found.append(check.wrong.format(value=value.removeprefix("no: ") or "missing"))
     return found
 
 

@@ -1,5 +1,6 @@
 """Examining nodes before the eyes of a person: on a host of the bridge."""
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -53,6 +54,8 @@ def doctor(
 
 
 def _examined(site: "Site", names: Sequence[str], timeout: float) -> ComputeCapability | None:
+    # What a Runner would write to its log stands in the table.
+    logging.getLogger("slurmbridge.bridge.examine").addHandler(logging.NullHandler())
     scheduler = site.scheduler()
     try:
         examiner = site.examiner(scheduler, look_seconds=LOOK_SECONDS)
