@@ -1,0 +1,121 @@
+"""What a program prints and writes: kept up to a limit, whatever it does."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.builders import GOLDEN
+from tests.support.stage import (
+    WEIGHED_OFTEN,
+    Stage,
+    each_way,
+    end_group,
+    soon,
+    staged,
+)
+
+LIMIT = 64 * 1024
+NOT_KEPT = "what the program printed, or its trace, could not be kept"
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Stage:
+    return staged(GOLDEN / "minimal.toml", tmp_path)
+
+
+@each_way
+def test_the_program_prints_to_pipes_and_holds_no_file(golden: Path, tmp_path: Path) -> None:
+    stage = staged(golden, tmp_path)
+    assert stage.run() == 0
+    assert (stage.out / "kinds").read_text() == "fifo\n" * 2
+
+
+@each_way
+@pytest.mark.parametrize(("stream", "number"), [("stdout", 1), ("stderr", 2)])
+def test_what_is_printed_above_the_limit_is_dropped_and_that_is_said(
+    golden: Path, stream: str, number: int, tmp_path: Path
+) -> None:
+    stage = staged(golden, tmp_path, log_limit=LIMIT)
+    said = len("printed\n" if stream == "stdout" else "complained\n")
+    above = LIMIT + 12345
+    stage.program(f"head --bytes={above - said} /dev/zero >&{number}\n")
+    (stage.out / "exit").write_text("3")
+    assert stage.run() == 3
+    assert (stage.context / f"{stream}.txt").stat().st_size == LIMIT
+    assert f"{stream}: 12345 bytes above the limit were dropped" in stage.log.read_text()
+    other = "stderr" if stream == "stdout" else "stdout"
+    assert f"{other}:" not in stage.log.read_text()
+
+
+def test_what_is_printed_up_to_the_limit_is_whole(tmp_path: Path) -> None:
+    stage = staged(GOLDEN / "minimal.toml", tmp_path, log_limit=LIMIT)
+    stage.program(f"head --bytes={LIMIT - len('printed') - 1} /dev/zero\n")
+    assert stage.run() == 0
+    assert (stage.context / "stdout.txt").stat().st_size == LIMIT
+    assert stage.log.read_text() == ""
+
+
+def test_many_short_lines_are_kept_up_to_the_limit_in_bytes(minimal: Stage) -> None:
+    # The stage's limit is 16 times 64 KiB: more writes than that, and far fewer bytes.
+    minimal.program("for number in {1..50}; do echo line $number; sleep 0.002; done\n")
+    assert minimal.run() == 0
+    lines = (minimal.context / "stdout.txt").read_text().splitlines()
+    assert lines == ["printed", *(f"line {number}" for number in range(1, 51))]
+    assert minimal.log.read_text() == ""
+
+
+def test_what_is_printed_can_be_read_while_the_program_runs(minimal: Stage) -> None:
+    minimal.program("exec sleep 60")
+    child = minimal.start()
+    try:
+        assert soon(lambda: minimal.left("stdout.txt") == "printed")
+        assert soon(lambda: minimal.left("stderr.txt") == "complained")
+    finally:
+        end_group(child)
+
+
+def test_a_log_that_cannot_be_written_is_the_sites_to_put_right(minimal: Stage) -> None:
+    (minimal.context / "stdout.txt").mkdir()
+    assert minimal.run() == 78
+    assert minimal.left("refused") == NOT_KEPT
+
+
+def test_a_trace_that_cannot_be_written_is_the_sites_to_put_right(minimal: Stage) -> None:
+    minimal.stub("zstd", "cat >/dev/null\nexit 1")
+    assert minimal.run() == 78
+    assert minimal.left("refused") == NOT_KEPT
+
+
+# --- /output ---
+
+WRITES = "head --bytes={size} /dev/zero >output/big\n"
+GOES_ON = "while :; do sleep 0.02; done\n"
+
+
+@each_way
+def test_a_program_that_writes_more_than_the_site_takes_is_killed(
+    golden: Path, tmp_path: Path
+) -> None:
+    stage = staged(golden, tmp_path, output_limit=4 * LIMIT)
+    stage.replace(WEIGHED_OFTEN)
+    stage.program(WRITES.format(size=5 * LIMIT) + "trap '' TERM\n" + GOES_ON)
+    assert stage.run() == 137
+    assert stage.left("exit_code") == "137"
+    assert stage.left("refused") is None
+    assert stage.left("stdout.txt") == "printed"
+
+
+def test_a_program_that_writes_less_is_left_alone(tmp_path: Path) -> None:
+    stage = staged(GOLDEN / "minimal.toml", tmp_path, output_limit=4 * LIMIT)
+    stage.replace(WEIGHED_OFTEN)
+    stage.stub("du", """echo weighed >>"$out/weighed"; exec /usr/bin/du "$@" """)
+    weighed = 'until [[ $(wc --lines <"$out/weighed") -ge 2 ]]; do sleep 0.02; done\n'
+    stage.program(WRITES.format(size=3 * LIMIT) + f'touch "$out/weighed"\n{weighed}')
+    assert stage.run() == 0
+
+
+def test_outputs_that_cannot_be_weighed_end_nothing(minimal: Stage) -> None:
+    minimal.replace(WEIGHED_OFTEN)
+    minimal.stub("du", """echo tried >>"$out/weighed"; exit 1""")
+    minimal.program("until [[ -e $out/weighed ]]; do sleep 0.02; done; sleep 0.1")
+    assert minimal.run() == 0
