@@ -2,119 +2,226 @@
 
 import csv
 from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from slurmbridge.bridge.render import prepared
 from slurmbridge.container.apptainer import (
     Bind,
     SealedContainer,
     TracedContainer,
+    bounds,
     context_container,
+    environment,
     recording,
     seal,
 )
-from slurmbridge.model import TraceLevel
+from slurmbridge.errors import InvalidProcess
+from slurmbridge.model import Image, ProcessSpec, TraceLevel
+from tests.support.specs import IMAGE, spec, specifications
 
 CONTEXT = "/shared/contexts/01"
+SITE = 64 << 30
+MIB = 1 << 20
 
 
-def sealed_container(level: TraceLevel = TraceLevel.OFF) -> SealedContainer:
-    container = context_container(CONTEXT, level)
+def container_of(
+    wanted: ProcessSpec, image: Image = IMAGE, output_bytes: int = SITE
+) -> SealedContainer:
+    container = context_container(CONTEXT, wanted, image, output_bytes=output_bytes)
     return container if isinstance(container, SealedContainer) else container.sealed
 
 
-# What each one closes is told in docs/sealing.md; without it, the container is open there.
+FLAGS = [
+    "--nocolor",
+    "--silent",
+    "--userns",
+    "--containall",
+    "--net",
+    "--network=none",
+    "--uts",
+    "--hostname=sealed",
+    "--no-home",
+    "--no-privs",
+    "--no-init",
+    "--no-eval",
+    "--no-mount=hostfs,home,cwd,bind-paths,sys",
+    "--cwd=/code",
+]
+# Where a program finds what, and whether it may write there.
+MOUNTS = {
+    f"{CONTEXT}/input": "/input,ro",
+    f"{CONTEXT}/code": "/code,ro",
+    f"{CONTEXT}/output": "/output",
+    f"{CONTEXT}/pod/tmp/tmp": "/tmp",
+    f"{CONTEXT}/pod/tmp/var": "/var/tmp",
+    f"{CONTEXT}/pod/shm": "/dev/shm",
+    f"{CONTEXT}/pod/sys": "/sys,ro",
+    f"{CONTEXT}/pod/etc/passwd": "/etc/passwd,ro",
+    f"{CONTEXT}/pod/etc/group": "/etc/group,ro",
+    f"{CONTEXT}/pod/etc/hostname": "/etc/hostname,ro",
+    f"{CONTEXT}/pod/etc/hosts": "/etc/hosts,ro",
+    f"{CONTEXT}/pod/etc/resolv.conf": "/etc/resolv.conf,ro",
+    f"{CONTEXT}/pod/sb": "/.sb,ro",
+    "/dev/null": "/proc/keys,ro",
+}
+
+# --- whatever is asked for ---
+
+
+@given(specifications())
+def test_a_sealed_container_has_exactly_the_flags_and_binds_that_close_it(
+    wanted: ProcessSpec,
+) -> None:
+    argv = seal(container_of(wanted))
+    binds = [word for word in argv if word.startswith("--mount=")]
+    assert argv[0] == "apptainer"
+    place = argv.index("exec")
+    options = [*argv[1:place], *argv[place + 1 : argv.index("root")]]
+    assert sorted(set(options) - set(binds)) == sorted(FLAGS)
+    assert len(options) == len(FLAGS) + len(binds)
+    assert sorted(binds) == sorted(
+        f"--mount=type=bind,source={source},destination={target}"
+        for source, target in MOUNTS.items()
+    )
+
+
+@given(specifications(), specifications())
+def test_the_argv_of_any_two_processes_differs_in_three_numbers_alone(
+    one: ProcessSpec, other: ProcessSpec
+) -> None:
+    first, second = (seal(container_of(wanted)) for wanted in (one, other))
+    assert first[:-3] == second[:-3]
+    for argv, wanted in ((first, one), (second, other)):
+        size = wanted.limits.file_size_mib
+        assert argv[-3:] == (
+            f"nproc={wanted.limits.processes}",
+            f"nofile={wanted.limits.open_files}",
+            f"fsize={SITE if size is None else size * MIB}",
+        )
+
+
+@given(specifications())
+def test_what_is_written_for_sbseal_reads_back_byte_for_byte(wanted: ProcessSpec) -> None:
+    written = prepared(Path(CONTEXT), wanted, IMAGE, output_limit=SITE)
+    assert written.command.endswith(b"\0")
+    assert written.environment.endswith(b"\0")
+    command = written.command.removesuffix(b"\0").split(b"\0")
+    assert command == [word.encode() for word in wanted.command]
+    variables = written.environment.removesuffix(b"\0").split(b"\0")
+    pairs = [line.partition(b"=") for line in variables]
+    read = {name.decode(): value.decode() for name, _, value in pairs}
+    assert len(read) == len(variables)
+    assert read == environment(wanted, IMAGE)
+    assert wanted.environment.items() <= read.items()
+
+
+@given(specifications(), st.dictionaries(st.from_regex(r"[A-Z]{1,5}", fullmatch=True), st.text()))
+def test_a_program_gets_no_variable_that_nobody_declared(
+    wanted: ProcessSpec, of_image: dict[str, str]
+) -> None:
+    image = IMAGE.model_copy(update={"environment": of_image})
+    found = environment(wanted, image)
+    assert set(found) == set(of_image) | set(wanted.environment) | {"PATH", "HOME", "LC_ALL"}
+    assert set(container_of(wanted, image).variables) == set(found)
+    assert found["HOME"] == "/tmp"
+    for name, value in of_image.items():
+        if name != "HOME" and name not in wanted.environment:
+            assert found[name] == value
+
+
+@given(specifications())
+def test_every_bind_is_of_the_context_or_is_the_empty_device(wanted: ProcessSpec) -> None:
+    sealed = container_of(wanted)
+    assert {bind.source for bind in sealed.binds if not bind.source.startswith(f"{CONTEXT}/")} == {
+        "/dev/null"
+    }
+    assert {bind.target for bind in sealed.binds if bind.writable} == {
+        "/output",
+        "/tmp",
+        "/var/tmp",
+        "/dev/shm",
+    }
+
+
+# --- variables ---
+
+
+def test_the_declared_stands_above_the_images_and_that_above_the_platforms() -> None:
+    image = IMAGE.model_copy(update={"environment": {"PATH": "/opt/bin", "A": "i", "B": "i"}})
+    found = environment(spec(environment={"B": "d", "LC_ALL": "C"}), image)
+    assert found == {"PATH": "/opt/bin", "A": "i", "B": "d", "LC_ALL": "C", "HOME": "/tmp"}
+
+
+def test_an_image_cannot_say_where_home_is() -> None:
+    image = IMAGE.model_copy(update={"environment": {"HOME": "/output"}})
+    assert environment(spec(), image)["HOME"] == "/tmp"
+
+
 @pytest.mark.parametrize(
-    "flag",
+    "name",
     [
-        "--userns",
-        "--containall",
-        "--net",
-        "--network=none",
-        "--uts",
-        "--hostname=sealed",
-        "--no-home",
-        "--no-privs",
-        "--no-init",
-        "--no-eval",
-        "--no-mount=hostfs,home,cwd,bind-paths,sys",
-        "--cwd=/code",
+        "HOME", "PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "APPTAINER_BIND", "APPTAINERENV_X",
+        "SINGULARITY_BIND", "SLURM_JWT", "SBATCH_X", "SPANK_X", "PMI_FD", "PMIX_RANK", "BASH_ENV",
+        "IFS", "PWD", "USER", "LOGNAME", "SHELL", "A=B", "1A", "", "A B", "A\n", "Ä",
     ],
-)
-def test_a_sealed_container_has_each_flag_that_closes_it_once(flag: str) -> None:
-    assert seal(sealed_container()).count(flag) == 1
+)  # fmt: skip
+def test_a_name_that_is_the_platforms_or_none_cannot_be_declared(name: str) -> None:
+    with pytest.raises(InvalidProcess, match="environment"):
+        spec(environment={name: "x"})
 
 
-def test_nothing_but_the_binds_varies_between_containers() -> None:
-    one = seal(sealed_container())
-    other = seal(SealedContainer((Bind("/x", "/y"),), "/code"))
-    assert [word for word in one if not word.startswith("--mount=")] == [
-        word for word in other if not word.startswith("--mount=")
-    ]
+# --- bounds ---
 
 
-def test_every_option_carries_its_value_so_that_the_image_is_the_next_word() -> None:
-    words = seal(sealed_container())
-    assert words[:3] == ("apptainer", "--silent", "exec")
-    assert all(word.startswith("--") for word in words[3:])
-    assert "--" not in words
+def test_memory_that_is_not_divided_goes_half_to_each() -> None:
+    found = bounds(spec(resources={"memory_mib": 101}), output_bytes=SITE)
+    assert (found.tmp_bytes, found.shm_bytes) == (50 * MIB, 50 * MIB)
 
 
-def test_only_output_and_tmp_can_be_written_to() -> None:
-    mounts = [word for word in seal(sealed_container()) if word.startswith("--mount=")]
-    assert mounts == [
-        f"--mount=type=bind,source={CONTEXT}/input,destination=/input,ro",
-        f"--mount=type=bind,source={CONTEXT}/code,destination=/code,ro",
-        f"--mount=type=bind,source={CONTEXT}/output,destination=/output",
-        f"--mount=type=bind,source={CONTEXT}/tmp,destination=/tmp",
-    ]
+def test_memory_goes_where_it_is_asked_for() -> None:
+    resources = {"memory_mib": 100, "tmp_mib": 7, "shm_mib": 9}
+    found = bounds(spec(resources=resources), output_bytes=SITE)
+    assert (found.tmp_bytes, found.shm_bytes) == (7 * MIB, 9 * MIB)
 
 
-@pytest.mark.parametrize("level", TraceLevel)
-def test_what_is_traced_is_sealed_in_the_same_way(level: TraceLevel) -> None:
-    assert sealed_container(level) == sealed_container(TraceLevel.OFF)
+@pytest.mark.parametrize(("asked", "size"), [(None, 5 * MIB), (3, 3 * MIB)])
+def test_a_file_is_as_large_as_was_asked_for_or_as_the_site_takes(
+    asked: int | None, size: int
+) -> None:
+    limits: dict[str, Any] = {} if asked is None else {"file_size_mib": asked}
+    assert bounds(spec(limits=limits), output_bytes=5 * MIB).file_size_bytes == size
+
+
+@given(specifications())
+def test_no_bound_is_without_a_number(wanted: ProcessSpec) -> None:
+    found = bounds(wanted, output_bytes=SITE)
+    assert found.processes >= 8
+    assert found.open_files >= 64
+    assert min(found.file_size_bytes, found.tmp_bytes, found.shm_bytes) >= MIB
+
+
+# --- traced or not ---
+
+
+@given(specifications())
+def test_what_is_traced_is_sealed_in_the_same_way(wanted: ProcessSpec) -> None:
+    levels = [wanted.model_copy(update={"trace": level}) for level in TraceLevel]
+    first, *others = [container_of(one) for one in levels]
+    assert others == [first] * len(others)
+    assert len(levels) > 1
 
 
 def test_without_a_trace_the_container_is_not_a_traced_one() -> None:
-    assert isinstance(context_container(CONTEXT, TraceLevel.OFF), SealedContainer)
-    traced = context_container(CONTEXT, TraceLevel.FULL)
+    off = context_container(CONTEXT, spec(trace="off"), IMAGE, output_bytes=SITE)
+    assert isinstance(off, SealedContainer)
+    traced = context_container(CONTEXT, spec(trace="full"), IMAGE, output_bytes=SITE)
     assert isinstance(traced, TracedContainer)
     assert traced.level is TraceLevel.FULL
-
-
-@pytest.mark.parametrize(
-    "path", ["/a,b", '/a"b', "/a\nb", "/a\rb", "/a\0b", "a/b", "", "./a", "~/a", ",ro", " /a"]
-)
-def test_a_path_that_would_change_the_mount_is_refused(path: str) -> None:
-    with pytest.raises(ValueError, match="cannot be bound"):
-        Bind(path, "/input")
-    with pytest.raises(ValueError, match="cannot be bound"):
-        Bind("/input", path)
-
-
-@settings(deadline=None)
-@given(st.text(), st.text(), st.booleans())
-def test_what_can_be_bound_is_read_back_by_a_reader_of_csv(
-    source: str, target: str, writable: bool
-) -> None:
-    try:
-        argument = Bind(f"/{source}", f"/{target}", writable=writable).argument()
-    except ValueError:
-        return
-    [row] = list(csv.reader([argument]))
-    assert row[:3] == ["type=bind", f"source=/{source}", f"destination=/{target}"]
-    assert row[3:] == ([] if writable else ["ro"])
-
-
-def test_a_bind_cannot_be_changed_after_it_was_checked() -> None:
-    bind = Bind("/a", "/b")
-    with pytest.raises(FrozenInstanceError):
-        bind.source = "/a,ro"  # type: ignore[misc]
-
-
-# --- what is recorded ---
 
 
 @pytest.mark.parametrize("level", TraceLevel)
@@ -137,3 +244,40 @@ def test_a_full_trace_records_all_and_does_not_filter() -> None:
     record = recording(TraceLevel.FULL)
     assert record is not None
     assert (record.calls, record.filtered) == ("all", False)
+
+
+# --- binds ---
+
+
+@pytest.mark.parametrize(
+    "path", ["/a,b", '/a"b', "/a\nb", "/a\rb", "/a\0b", "a/b", "", "./a", "~/a", ",ro", " /a"]
+)
+def test_a_path_that_would_change_the_mount_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="cannot be bound"):
+        Bind(path, "/input")
+    with pytest.raises(ValueError, match="cannot be bound"):
+        Bind("/input", path)
+
+
+def test_a_context_in_such_a_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be bound"):
+        context_container("/shared,ro/01", spec(), IMAGE, output_bytes=SITE)
+
+
+@given(st.text(), st.text(), st.booleans())
+def test_what_can_be_bound_is_read_back_by_a_reader_of_csv(
+    source: str, target: str, writable: bool
+) -> None:
+    try:
+        argument = Bind(f"/{source}", f"/{target}", writable=writable).argument()
+    except ValueError:
+        return
+    [row] = list(csv.reader([argument]))
+    assert row[:3] == ["type=bind", f"source=/{source}", f"destination=/{target}"]
+    assert row[3:] == ([] if writable else ["ro"])
+
+
+def test_a_bind_cannot_be_changed_after_it_was_checked() -> None:
+    bind = Bind("/a", "/b")
+    with pytest.raises(FrozenInstanceError):
+        bind.source = "/a,ro"  # type: ignore[misc]
