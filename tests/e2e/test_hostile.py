@@ -7,7 +7,7 @@ import pytest
 from slurmbridge.client import Client
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Process, parse_spec
-from tests.e2e.conftest import SMALL
+from tests.conftest import SMALL
 from tests.support.cluster import Cluster, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e]

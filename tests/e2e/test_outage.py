@@ -9,7 +9,7 @@ from slurmbridge.client import Client
 from slurmbridge.errors import BridgeUnreachable
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import parse_spec
-from tests.e2e.conftest import SMALL
+from tests.conftest import SMALL
 from tests.support.cluster import Cluster, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e]

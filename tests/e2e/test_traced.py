@@ -8,7 +8,7 @@ import pytest
 from slurmbridge.client import Client
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Process, parse_spec
-from tests.e2e.conftest import SMALL
+from tests.conftest import SMALL
 from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
@@ -35,7 +35,7 @@ def test_the_trace_holds_what_the_program_did(bridge: Cluster, run: Run, level: 
     assert process.state is ProcessState.COMPLETE, process.reason
     text = trace_of(bridge, process)
     for seen in (
-        'execve("/usr/bin/python3", ["/usr/bin/python3", "-c"',
+        'execve("/usr/bin/python3", ["python3", "-c"',
         '"/input/seen.csv", O_RDONLY',
         '"/output/made", O_WRONLY|O_CREAT',
         "rename",

@@ -47,9 +47,16 @@ class Cluster:
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def must(self, node: str, *argv: str, user: str = SERVICE_USER, stdin: bytes = b"") -> str:
+    def must(
+        self,
+        node: str,
+        *argv: str,
+        user: str = SERVICE_USER,
+        stdin: bytes = b"",
+        timeout_seconds: float = 120,
+    ) -> str:
         """Run a command that has to succeed; what it printed."""
-        result = self.run(node, *argv, user=user, stdin=stdin)
+        result = self.run(node, *argv, user=user, stdin=stdin, timeout_seconds=timeout_seconds)
         assert result.exit_code == 0, f"{argv} on {node}: {result.stderr or result.stdout}"
         return result.stdout
 
