@@ -457,3 +457,20 @@ def test_a_process_waits_for_a_node_and_then_its_job_avoids_the_others(tmp_path:
     bridge.advance(RETRY)
     dispatcher.dispatch()
     assert "\n#SBATCH --exclude=node2,node3\n" in bridge.job(one).script
+
+
+def test_a_runner_examines_by_itself_and_no_failure_of_it_holds_up_a_process(
+    tmp_path: Path,
+) -> None:
+    bridge = Bridge(tmp_path)
+    (tmp_path / "clinic").mkdir()
+    clinic = Clinic(tmp_path / "clinic")
+    runner = bridge.runner()
+    runner.verbs = replace(runner.verbs, examiner=clinic.examiner)
+    runner.step()
+    assert [row.node for row in clinic.nodes.all()] == list(NODES)
+    clinic.slurm.silent = True
+    clinic.advance(HOUR)
+    one = bridge.submit()
+    runner.step()
+    assert bridge.get(one).job_id is not None
