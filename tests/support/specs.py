@@ -66,38 +66,33 @@ def process_id(number: int) -> str:
 
 def specifications() -> st.SearchStrategy[ProcessSpec]:
     """Anything that a submitter may ask for."""
-    argument = st.text(
-        st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20
-    )
-    size = st.integers(1, 1 << 20)
-    # No prefix and no name that is the platform's ends with a digit.
-    name = st.text(string.ascii_letters + "_", min_size=1, max_size=6).map("{}_1".format)
-    labels = st.dictionaries(st.sampled_from(["a", "title", "org.x/y-z"]), argument, max_size=2)
-    return (
-        st.fixed_dictionaries(
-            {"image": st.just("python"), "command": st.lists(argument, min_size=1, max_size=4)},
-            optional={
-                "environment": st.dictionaries(name, argument, max_size=3),
-                "labels": labels,
-                "trace": st.sampled_from(["off", "audit", "full"]),
-                "code": st.just({"source": "data:code"}),
-                "inputs": st.just([{"source": "data:a"}, {"source": "data:b", "target": "c/d"}]),
-                "outputs": st.just({"destination": "results:there"}),
-                "time_limit_minutes": st.integers(1, 1000),
-                "resources": st.fixed_dictionaries(
-                    {"memory_mib": st.integers(16, 1 << 20)},
-                    optional={"tmp_mib": size, "shm_mib": size},
-                ),
-                "limits": st.fixed_dictionaries(
-                    {},
-                    optional={
-                        "processes": st.integers(8, 1_000_000),
-                        "open_files": st.integers(64, 1_000_000),
-                        "file_size_mib": size,
-                    },
-                ),
-            },
-        )
-        .filter(lambda wanted: bool(wanted["command"][0]))
-        .map(lambda wanted: spec(**wanted))
-    )
+    sign = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+    argument, size = st.text(sign, max_size=20), st.integers(1, 1 << 20)
+    command = st.tuples(st.text(sign, min_size=1), st.lists(argument, max_size=4))
+    # No name of the platform's begins with V.
+    name = st.text(string.ascii_letters + "_", max_size=6).map("V{}".format)
+    labels = st.sampled_from(["a", "title", "org.x/y-z"])
+    return st.fixed_dictionaries(
+        {"command": command.map(lambda words: [words[0], *words[1]])},
+        optional={
+            "environment": st.dictionaries(name, argument, max_size=3),
+            "labels": st.dictionaries(labels, argument, max_size=2),
+            "trace": st.sampled_from(["off", "audit", "full"]),
+            "code": st.just({"source": "data:code"}),
+            "inputs": st.just([{"source": "data:a"}, {"source": "data:b", "target": "c/d"}]),
+            "outputs": st.just({"destination": "results:there"}),
+            "time_limit_minutes": st.integers(1, 1000),
+            "resources": st.fixed_dictionaries(
+                {"memory_mib": st.integers(16, 1 << 20)},
+                optional={"tmp_mib": size, "shm_mib": size},
+            ),
+            "limits": st.fixed_dictionaries(
+                {},
+                optional={
+                    "processes": st.integers(8, 1_000_000),
+                    "open_files": st.integers(64, 1_000_000),
+                    "file_size_mib": size,
+                },
+            ),
+        },
+    ).map(lambda wanted: spec(**wanted))
