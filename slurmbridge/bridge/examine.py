@@ -208,7 +208,7 @@ class Examiner:
         for row in self._nodes.all():
             if row.asked_at is not None and row.node in names:
                 self._cancel(row)
-                self._later(row, self.status(row))
+                self._later(row, f"{self.status(row)}, and was canceled")
 
     def status(self, row: Examination) -> str:
         """How far an examination is, in a sentence."""

@@ -36,7 +36,7 @@ def doctor(
 ) -> None:
     """Examine nodes by a small job on each: whether they can seal and trace, and why not.
 
-    The exit code is 0 only if all of them can seal.
+    The exit code is 0 only if all of them have answered and can seal.
     """
     site = session(context).site()
     capability = site.known_capability() if cached else _examined(site, names or [], timeout)
@@ -49,7 +49,8 @@ def doctor(
         output.document({"nodes": output.values(nodes)})
     else:
         _show(capability, nodes)
-    if not all(node.can_seal for node in nodes):
+    # An answer that did not come is none, whatever an older one said.
+    if not all(node.can_seal and (cached or node.remark is None) for node in nodes):
         raise typer.Exit(1)
 
 

@@ -60,6 +60,12 @@ def test_who_gives_no_answer_is_given_up(bench: Bench) -> None:
     assert bench.site.examiner_.given_up == {"n2"}
 
 
+def test_an_old_answer_is_none_to_a_new_question(bench: Bench) -> None:
+    bench.site.nodes = [ABLE.model_copy(update={"remark": "pending"})]
+    assert bench.run("doctor").exit_code == 1
+    assert bench.run("doctor", "--cached").exit_code == 0
+
+
 def test_what_is_known_is_shown_without_examining(bench: Bench) -> None:
     assert bench.run("doctor", "--cached").exit_code == 1
     assert bench.site.examiner_.asked == []

@@ -382,7 +382,7 @@ def test_giving_up_leaves_no_job_behind(clinic: Clinic) -> None:
     clinic.examiner.give_up(NODES)
     assert clinic.live() == []
     assert clinic.known("node1").remark == (
-        "the examination job 1 has been pending for 1 min (Priority)"
+        "the examination job 1 has been pending for 1 min (Priority), and was canceled"
     )
 
 
