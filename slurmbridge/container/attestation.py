@@ -1,6 +1,7 @@
 """From what a node found to a signed attestation, and back."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,11 +35,11 @@ class Subject:
 
 def read_found(attested: str | None, facts: str | None) -> Found | None:
     """Read the files `attested` and `facts` of a context; None when the probe did not end."""
-    words = (attested or "").split()
-    if facts is None or len(words) != 2 or not words[1].isdecimal():
+    words = re.fullmatch(r"(\S+) ([0-9]{1,11})", (attested or "").strip())
+    if facts is None or words is None:
         return None
-    at = datetime.fromtimestamp(int(words[1]), UTC)
-    return Found(words[0], at, tuple(facts.splitlines()))
+    at = datetime.fromtimestamp(int(words[2]), UTC)
+    return Found(words[1], at, tuple(facts.splitlines()))
 
 
 def attest(subject: Subject, found: Found, expected: Sequence[str], key: SigningKey) -> Attestation:

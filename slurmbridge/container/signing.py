@@ -1,9 +1,10 @@
 """The bridge's Ed25519 key. The only home of cryptography."""
 
 import os
+import secrets
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -43,7 +44,7 @@ def load_key(path: Path) -> SigningKey:
         if path.stat().st_mode & 0o077:
             raise ConfigurationError(f"signing_key: others may read {path}: chmod 600 it")
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(f"signing_key: {path} cannot be used: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(f"signing_key: {path} holds no Ed25519 key")
@@ -55,7 +56,7 @@ def _make(path: Path) -> None:
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
     # Whole or not at all, and never another one's: two services may start at the same time.
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(text)
         file.flush()
