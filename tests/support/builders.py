@@ -295,9 +295,11 @@ class Bridge:
 
     def start(self, wanted: str) -> None:
         """Let its job run, as the script does first."""
-        self.slurm.start(self.job(wanted).report.job_id)
-        for name in ("output", "tmp"):
-            (self.context(wanted) / name).mkdir(exist_ok=True)
+        job_id = self.job(wanted).report.job_id
+        self.slurm.start(job_id)
+        with suppress(FileExistsError):
+            (self.context(wanted) / "claim").symlink_to(str(job_id))
+        (self.context(wanted) / "output").mkdir(exist_ok=True)
 
     def context(self, wanted: str) -> Path:
         """Its context."""

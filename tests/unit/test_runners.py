@@ -1,7 +1,7 @@
 """Several Runners, and one that goes on after it has lost: holds, stale looks, second jobs."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from slurmbridge.bridge.logs import PIECE_BYTES, LogKeeper
 from slurmbridge.errors import SchedulerUnavailable
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, SlurmState
 from slurmbridge.scheduler import JobReport, Submission
-from slurmbridge.store import SiteStore
 from tests.support.builders import (
     ABSENCE,
     LEASE,
@@ -25,7 +24,6 @@ from tests.support.builders import (
     crash_before_submission,
     end,
 )
-from tests.support.specs import START
 
 SECOND = timedelta(seconds=1)
 
@@ -248,6 +246,7 @@ def test_the_end_of_a_job_that_did_nothing_is_not_the_end_of_the_process(bridge:
     bridge.look()
     assert bridge.state(one) is ProcessState.RUNNING
     bridge.leave(one, {"exit_code": "0\n", "output/a": "a"})
+    bridge.attest(one)
     bridge.slurm.end(taker, SlurmState.COMPLETED, 0)
     bridge.look()
     assert (bridge.state(one), bridge.get(one).exit_code) == (ProcessState.COMPLETE, 0)
@@ -303,92 +302,6 @@ def test_what_one_context_holds_does_not_keep_others_in_doubt(bridge: Bridge) ->
         bridge.verbs.recoverer.recover()
     bridge.verbs.dispatcher.dispatch()
     assert len(bridge.jobs_of(two)) == 1
-
-
-# --- absence ---
-
-
-@pytest.mark.parametrize("away", [timedelta(), 10 * ABSENCE])
-def test_after_an_outage_nothing_is_submitted_again_at_the_first_look(
-    bridge: Bridge, away: timedelta
-) -> None:
-    one = crash_before_submission(bridge)
-    bridge.slurm.silent = True
-    bridge.advance(LEASE + SECOND + away)
-    with pytest.raises(SchedulerUnavailable):
-        bridge.verbs.recoverer.recover()
-    bridge.slurm.silent = False
-    bridge.advance(LEASE + SECOND)
-    for _ in range(2):
-        bridge.verbs.recoverer.recover()
-        bridge.verbs.dispatcher.dispatch()
-        assert (bridge.state(one), bridge.jobs_of(one)) == (ProcessState.UNKNOWN, [])
-        bridge.advance(RETRY)
-    bridge.advance(ABSENCE)
-    bridge.verbs.recoverer.recover()
-    bridge.verbs.dispatcher.dispatch()
-    assert bridge.jobs_of(one) == [1]
-
-
-# --- accounting is silent ---
-
-
-def silent_accounting(bridge: Bridge) -> None:
-    def history(*_: Any, **__: Any) -> list[JobReport]:
-        raise SchedulerUnavailable("sacct: slurmdbd does not answer")
-
-    bridge.slurm.history = history  # type: ignore[method-assign]
-
-
-def test_while_accounting_is_silent_the_ends_of_others_are_recorded(bridge: Bridge) -> None:
-    missing, ended, running = (bridge.submitted() for _ in range(3))
-    for each in (missing, ended, running):
-        bridge.start(each)
-    bridge.look()
-    bridge.slurm.forget(1)
-    end(bridge, ended)
-    silent_accounting(bridge)
-    for _ in range(3):
-        bridge.verbs.observer.observe()
-        bridge.verbs.collector.collect()
-        bridge.advance(ABSENCE)
-    assert bridge.state(ended) is ProcessState.COMPLETE
-    assert [bridge.state(each) for each in (missing, running)] == [ProcessState.RUNNING] * 2
-
-
-def test_while_accounting_is_silent_slurm_does_not_count_as_unreachable(bridge: Bridge) -> None:
-    missing = bridge.submitted()
-    bridge.slurm.forget(1)
-    silent_accounting(bridge)
-    runner = bridge.runner()
-    two = bridge.submit()
-    runner.step()
-    assert bridge.get(two).job_id == 2
-    assert bridge.state(missing) is ProcessState.QUEUED
-    runner._heartbeat()
-    [status] = SiteStore(bridge.database).runners(since=START)
-    assert status.scheduler_error is None
-
-
-def test_a_cancel_that_fails_keeps_no_end_from_being_recorded(bridge: Bridge) -> None:
-    canceled, ended = bridge.submitted(), bridge.submitted()
-    bridge.start(canceled)
-    bridge.look()
-    bridge.desk.cancel(canceled, by="alice")
-    end(bridge, ended)
-
-    def cancel(job_ids: Sequence[int]) -> None:
-        raise SchedulerUnavailable("scancel does not answer")
-
-    works = bridge.slurm.cancel
-    bridge.slurm.cancel = cancel  # type: ignore[method-assign]
-    bridge.look()
-    assert bridge.state(ended) is ProcessState.COMPLETE
-    assert bridge.state(canceled) is ProcessState.RUNNING
-    bridge.slurm.cancel = works  # type: ignore[method-assign]
-    bridge.look()
-    bridge.look()
-    assert bridge.state(canceled) is ProcessState.CANCELED
 
 
 # --- renewal ---
