@@ -1,7 +1,40 @@
 """How unit tests are run."""
 
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # All of them together shall take seconds; what is found once becomes a test of its own.
 settings.register_profile("unit", max_examples=40, deadline=None)
 settings.load_profile("unit")
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[None]:
+    """To root nothing is unreadable: for the time of a test, be nobody."""
+    if os.geteuid() != 0:
+        yield
+        return
+    above = tmp_path
+    modes = {}
+    while above != Path(above.root):
+        modes[above] = stat.S_IMODE(above.stat().st_mode)
+        above.chmod(modes[above] | 0o711)
+        above = above.parent
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        for path, mode in modes.items():
+            path.chmod(mode)
