@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import nodes
 
-from slurmbridge.container.apptainer import SealedContainer, seal
+from slurmbridge.container.apptainer import Bounds, SealedContainer, seal
 from slurmbridge.errors import ConfigurationError
 from slurmbridge.script import (
     DEFAULT_TEMPLATES,
@@ -27,6 +27,7 @@ from slurmbridge.script import (
     quote,
     words,
 )
+from tests.support.builders import shipped_templates
 
 ALL_TEMPLATES = sorted(DEFAULT_TEMPLATES.rglob("*.j2"))
 TYPES = typing.get_type_hints(DoctorContext) | typing.get_type_hints(ScriptContext)
@@ -50,8 +51,14 @@ CONTEXT = ScriptContext(
     image_path="/i/python.sif",
     image_sha256=Directive("2" * 64),
     image_offset=Directive("32768"),
+    tmp_bytes=Directive("1048576"),
+    shm_bytes=Directive("1048576"),
+    helper_folder="/i/helpers",
+    sbseal_sha256=Directive("3" * 64),
+    sbprobe_sha256=Directive("4" * 64),
     log_limit=Directive("65536"),
-    seal=seal(SealedContainer((), "/code")),
+    output_limit=Directive("131072"),
+    seal=seal(SealedContainer((), "/code", Bounds(64, 64, 1 << 20, 1 << 20, 1 << 20), ())),
     traced=True,
     trace_filtered=True,
     trace_calls="%process",
@@ -231,16 +238,27 @@ hostile = st.one_of(
 
 
 @settings(deadline=None, max_examples=50)
-@given(hostile, hostile, hostile)
-def test_no_value_adds_a_line_that_runs(context: str, image: str, argument: str) -> None:
-    templates = Templates(DEFAULT_TEMPLATES)
-    marked = dataclasses.replace(CONTEXT, context="a b", image_path="c d", seal=("e f",))
-    given = dataclasses.replace(CONTEXT, context=context, image_path=image, seal=(argument,))
-    parts = re.split("('a b'|'c d'|'e f')", templates.render(marked).text)
-    in_place = {"'a b'": quote(context), "'c d'": quote(image), "'e f'": quote(argument)}
-    # Each value stands in the script once, as one quoted word, and the rest is as it was.
-    assert parts[1::2] == list(in_place)
-    assert templates.render(given).text == "".join(in_place.get(part, part) for part in parts)
+@given(hostile, hostile, hostile, hostile)
+def test_no_value_adds_a_line_that_runs(
+    context: str, image: str, helpers: str, argument: str
+) -> None:
+    templates = shipped_templates()
+
+    def put(one: str, two: str, three: str, four: str) -> ScriptContext:
+        return dataclasses.replace(
+            CONTEXT, context=one, image_path=two, helper_folder=three, seal=(four,)
+        )
+
+    marks = ("a b", "c d", "e f", "g h")
+    values = (context, image, helpers, argument)
+    parts = re.split("('a b'|'c d'|'e f'|'g h')", templates.render(put(*marks)).text)
+    pairs = zip(marks, values, strict=True)
+    in_place = {f"'{mark}'": quote(value) for mark, value in pairs}
+    # Each value stands in the script as one quoted word, and the rest is as it was.
+    assert set(parts[1::2]) == set(in_place)
+    assert templates.render(put(*values)).text == "".join(
+        in_place.get(part, part) for part in parts
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -290,7 +308,7 @@ def test_any_byte_of_any_template_changes_the_digest(path: Path, tmp_path: Path)
     assert digest(folder) != digest(DEFAULT_TEMPLATES)
 
 
-@pytest.mark.parametrize("path", ALL_TEMPLATES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", OF_PROCESSES, ids=lambda path: path.name)
 def test_any_name_of_any_template_changes_the_digest(path: Path, tmp_path: Path) -> None:
     folder = copied(tmp_path)
     changed = folder / path.relative_to(DEFAULT_TEMPLATES)
