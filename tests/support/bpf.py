@@ -1,0 +1,81 @@
+"""sbseal's filter as it is built, and an interpreter for what the kernel would make of it."""
+
+import platform
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurmbridge.container.helpers import SOURCES
+
+_HARNESS = Path(__file__).with_name("filter.c")
+# Numbers of 64-bit ARM for a compiler that has those of another machine.
+_GENERIC_NUMBERS = """\
+#define __ARCH_WANT_NEW_STAT
+#define __ARCH_WANT_RENAMEAT
+#define __ARCH_WANT_SET_GET_RLIMIT
+#define __ARCH_WANT_SYS_CLONE3
+#define __ARCH_WANT_MEMFD_SECRET
+#include <asm-generic/unistd.h>
+"""
+# The other one is built from x86-64 as well: its numbers are all that differs.
+ARCHITECTURES = ("x86_64", "aarch64") if platform.machine() == "x86_64" else ("aarch64",)
+_WORD = 0xFFFFFFFF
+
+ALLOW = 0x7FFF0000
+ERRNO = 0x00050000
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One `struct sock_filter`."""
+
+    code: int
+    yes: int
+    no: int
+    operand: int
+
+
+def build(architecture: str, folder: Path) -> tuple[Instruction, ...]:
+    """The filter that sbseal loads on an architecture."""
+    source = SOURCES / "sbseal.c"
+    flags: list[str] = []
+    if architecture != platform.machine():
+        text = source.read_text().replace("__x86_64__", "__none__")
+        source = folder / "sbseal.c"
+        source.write_text(text.replace("__aarch64__", "__x86_64__"))
+        (folder / "asm").mkdir()
+        (folder / "asm/unistd.h").write_text(_GENERIC_NUMBERS)
+        flags = [f"-I{folder}"]
+    program = folder / "filter"
+    argv = ["gcc", "-std=gnu17", "-Wall", "-Wextra", "-Werror", *flags, f'-DSBSEAL="{source}"']
+    subprocess.run([*argv, "-o", str(program), str(_HARNESS)], check=True)
+    raw = subprocess.run([str(program)], check=True, stdout=subprocess.PIPE).stdout
+    return tuple(Instruction(*fields) for fields in struct.iter_unpack("<HBBI", raw))
+
+
+def run(
+    program: Sequence[Instruction], architecture: int, number: int, arguments: Sequence[int]
+) -> int:
+    """What the filter answers for a call. See seccomp(2) for `struct seccomp_data`."""
+    data = struct.pack("<IIQ6Q", number & _WORD, architecture, 0, *arguments)
+    register, at = 0, 0
+    while True:
+        step = program[at]
+        at += 1
+        match step.code:
+            case 0x20:  # load the word at
+                (register,) = struct.unpack_from("<I", data, step.operand)
+            case 0x54:  # and
+                register &= step.operand
+            case 0x06:  # return
+                return step.operand
+            case 0x15:
+                at += step.yes if register == step.operand else step.no
+            case 0x25:
+                at += step.yes if register > step.operand else step.no
+            case 0x45:
+                at += step.yes if register & step.operand else step.no
+            case _:
+                raise AssertionError(f"what is {step.code:#x}?")

@@ -1,0 +1,250 @@
+"""sbseal's system call filter: as it is built, against a second account of it; and as it works."""
+
+import errno
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slurmbridge.container.helpers import SOURCES
+from slurmbridge.model import Helpers
+from tests.support import bpf, calls
+from tests.support.box import Box
+from tests.support.calls import AUDIT, CLONE_BITS, FOREIGN, IOCTLS, RULED
+
+HERE = platform.machine()
+PAGE = Path(__file__).resolve().parents[2] / "docs/sbseal.md"
+TRY_CALLS = Path(__file__).resolve().parents[1] / "support/try_calls.py"
+Filter = tuple[bpf.Instruction, ...]
+each_architecture = pytest.mark.parametrize("architecture", bpf.ARCHITECTURES)
+CLONE, SECCOMP, SOCKET, SOCKETPAIR, IOCTL = RULED[HERE]
+
+
+@pytest.fixture(scope="session")
+def filters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Filter]:
+    return {
+        name: bpf.build(name, tmp_path_factory.mktemp(f"filter-{name}"))
+        for name in bpf.ARCHITECTURES
+    }
+
+
+@pytest.fixture
+def box(sealing_helpers: Helpers) -> Iterator[Box]:
+    with tempfile.TemporaryDirectory(prefix="sbseal-") as folder:
+        yield Box(Path(folder), Path(sealing_helpers.path))
+
+
+# --- as it is built -----------------------------------------------------------------------------
+
+
+def assert_as_told(
+    filter_: Filter, architecture: str, audit: int, number: int, arguments: tuple[int, ...]
+) -> None:
+    error = calls.verdict(architecture, audit, number, arguments)
+    wanted = bpf.ERRNO | error if error else bpf.ALLOW
+    assert bpf.run(filter_, audit, number, arguments) == wanted
+
+
+@each_architecture
+def test_every_number_gives_what_the_table_says(
+    filters: dict[str, Filter], architecture: str
+) -> None:
+    for number in range(600):
+        for arguments in ((0,) * 6, (0xFFFFFFFF_FFFFFFFF,) * 6):
+            for audit in (AUDIT[architecture], FOREIGN[0]):
+                assert_as_told(filters[architecture], architecture, audit, number, arguments)
+            x32 = number | 0x40000000
+            assert_as_told(filters[architecture], architecture, AUDIT[architecture], x32, arguments)
+
+
+ATOMS = [
+    0, 1, 2, 3, 5, 6, 8, 9, 10, 15, 16, 17, 20, 38, 40, 132, 136, 255, 262, 0o2000001, 0o4002,
+    0x11, 0x50F00, 0x3D0F00, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
+    *CLONE_BITS.values(), *IOCTLS.values(),
+]  # fmt: skip
+words = st.sampled_from(ATOMS) | st.integers(0, 0xFFFFFFFF)
+arguments_of_a_call = st.tuples(
+    *[st.builds(lambda low, high: high << 32 | low, words, st.just(0) | words)] * 6
+)
+audits = st.sampled_from([*AUDIT.values(), *AUDIT.values(), *FOREIGN])
+ruled_numbers = st.sampled_from([number for pair in RULED.values() for number in pair])
+numbers = (
+    ruled_numbers
+    | st.integers(0, 600)
+    | st.integers(0, 600).map(lambda number: number | 0x40000000)
+    | st.integers(0, 0xFFFFFFFF)
+)
+
+
+@each_architecture
+@given(audit=audits, number=numbers, arguments=arguments_of_a_call)
+@settings(max_examples=300, deadline=None)
+def test_no_call_is_answered_otherwise_than_told(
+    filters: dict[str, Filter],
+    architecture: str,
+    audit: int,
+    number: int,
+    arguments: tuple[int, ...],
+) -> None:
+    assert_as_told(filters[architecture], architecture, audit, number, arguments)
+
+
+@each_architecture
+def test_all_families_types_and_protocols(filters: dict[str, Filter], architecture: str) -> None:
+    socket = RULED[architecture][2]
+    audit = AUDIT[architecture]
+    for family in range(48):
+        for kind in (1, 2, 3, 4, 5, 10, 0x80801):
+            for protocol in (0, 1, 6, 9, 15, 17, 132, 136, 256, 262, -1):
+                arguments = (family, kind, protocol & 0xFFFFFFFF, 0, 0, 0)
+                assert_as_told(filters[architecture], architecture, audit, socket, arguments)
+
+
+# --- as it works --------------------------------------------------------------------------------
+
+
+def errors_of(box: Box, lines: list[str]) -> list[int]:
+    """A call that is refused never reaches the kernel; the others get arguments that do nothing."""
+    end = box.run([sys.executable, "-S", "-E", str(TRY_CALLS), *lines])
+    assert (end.err, end.code) == (b"", 0)
+    return [int(line) for line in end.out.split()]
+
+
+def test_the_kernel_refuses_every_call_of_the_table(box: Box) -> None:
+    refused = calls.refused(HERE)
+    lines = [f"{number} -1 -1 -1 -1 -1" for number in refused]
+    assert dict(zip(refused, errors_of(box, lines), strict=True)) == refused
+
+
+def test_numbers_that_nobody_reviewed_do_not_exist(box: Box) -> None:
+    lines = ["467 -1", "468 -1 -1 -1 -1 -1", "600", str(0x40000000 | 39), "-1"]
+    assert set(errors_of(box, lines)) == {errno.ENOSYS}
+
+
+RULES = {
+    # CLONE_SIGHAND without CLONE_VM: let through, and then refused by the kernel itself.
+    f"{CLONE} {0x800} 0 0 0 0": errno.EINVAL,
+    **{f"{CLONE} {bit | 17} 0 0 0 0": errno.EPERM for bit in CLONE_BITS.values()},
+    f"{CLONE} {0x5_00000000 | CLONE_BITS['NEWUSER'] | 17} 0 0 0 0": errno.EPERM,
+    f"{CLONE} 17 0 0 0 0": 0,
+    f"{SECCOMP} 1 8 0": errno.EPERM,
+    f"{SECCOMP} 1 {0x1_00000008} 0": errno.EPERM,
+    f"{SECCOMP} 1 0 0": errno.EFAULT,
+    f"{SOCKET} 1 1 0": 0,
+    f"{SOCKET} 1 5 0": 0,
+    f"{SOCKET} 2 1 0": 0,
+    f"{SOCKET} 2 {0o2000001} 6": 0,
+    f"{SOCKET} 2 {0o4002} 17": 0,
+    f"{SOCKET} 2 2 1": errno.EPROTONOSUPPORT,
+    f"{SOCKET} 2 3 255": errno.EPERM,
+    f"{SOCKET} 2 5 132": errno.EPERM,
+    f"{SOCKET} 2 1 132": errno.EPROTONOSUPPORT,
+    f"{SOCKET} 2 1 262": errno.EPROTONOSUPPORT,
+    f"{SOCKET} 2 2 136": errno.EPROTONOSUPPORT,
+    f"{SOCKET} {0x7_00000028} 1 0": errno.EAFNOSUPPORT,
+    f"{SOCKET} 16 3 0": 0,
+    f"{SOCKET} 16 {0o2000002} 0": 0,
+    **{f"{SOCKET} 16 3 {kind}": errno.EPROTONOSUPPORT for kind in (4, 9, 12, 15, 16)},
+    **{f"{SOCKET} {family} 2 0": errno.EAFNOSUPPORT for family in (0, 9, 17, 29, 30, 38, 40, 44)},
+    f"{SOCKETPAIR} 40 1 0 -1": errno.EAFNOSUPPORT,
+    f"{SOCKETPAIR} 30 1 0 -1": errno.EAFNOSUPPORT,
+    f"{SOCKETPAIR} 1 1 0 -1": errno.EFAULT,
+    **{f"{IOCTL} 0 {code} 0": errno.EPERM for code in IOCTLS.values()},
+    f"{IOCTL} 0 {0x9_00005412} 0": errno.EPERM,
+    f"{IOCTL} 0 {0x5401} 0": errno.ENOTTY,
+}
+
+
+def test_the_kernel_goes_by_the_rules_for_arguments(box: Box) -> None:
+    found = errors_of(box, list(RULES))
+    assert dict(zip(RULES, found, strict=True)) == RULES
+
+
+ORDINARY = """
+import asyncio, multiprocessing, os, pathlib, socket, subprocess, sys, tempfile, threading
+
+def double(number):
+    return 2 * number
+
+async def shell():
+    process = await asyncio.create_subprocess_exec("true")
+    return await process.wait()
+
+async def talk():
+    server = await asyncio.start_server(lambda r, w: (w.write(b"x"), w.close()), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    return await reader.read()
+
+if __name__ == "__main__":
+    threads = [threading.Thread(target=double, args=(1,)) for _ in range(8)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    with multiprocessing.Pool(2) as pool:
+        assert pool.map(double, range(3)) == [0, 2, 4]
+    assert subprocess.run(["sh", "-c", "exit 3"]).returncode == 3
+    assert asyncio.run(shell()) == 0
+    assert asyncio.run(talk()) == b"x"
+    left, right = socket.socketpair()
+    left.send(b"y")
+    assert right.recv(1) == b"y"
+    assert socket.if_nameindex()
+    memory = os.memfd_create("x")
+    os.posix_spawn("/bin/true", ["true"], os.environ)
+    os.pidfd_open(os.getpid())
+    print("fine")
+"""
+
+
+def test_ordinary_programs_run(box: Box) -> None:
+    program = box.marker.parent / "ordinary.py"
+    program.write_text(ORDINARY)
+    box.set_environment(["PATH=/usr/bin:/bin", f"TMPDIR={box.marker.parent}"])
+    end = box.run([sys.executable, "-E", str(program)])
+    assert (end.out, end.err, end.code) == (b"fine\n", b"", 0)
+
+
+def test_a_call_of_32_bits_does_not_exist(box: Box) -> None:
+    """i386's getpid, which would be x86-64's writev. Kernels without it end the caller."""
+    facts = box.run(["true"]).facts.decode().splitlines()
+    found = {fact for fact in facts if fact.startswith(("call i386", "call x32"))}
+    assert found == ({"call i386 ENOSYS", "call x32 ENOSYS"} if HERE == "x86_64" else set())
+
+
+# --- as it is described -------------------------------------------------------------------------
+
+
+def test_the_page_lists_what_the_source_refuses_and_nothing_else() -> None:
+    source = (SOURCES / "sbseal.c").read_text()
+    blocks = re.findall(r"static const unsigned (not_\w+)\[\] = \{(.*?)\};", source, re.DOTALL)
+    refused = {
+        name.removeprefix("SYS_"): {"not_there": "ENOSYS", "not_permitted": "EPERM"}[kind]
+        for kind, block in blocks
+        for name in re.findall(r"\b(?:SYS_)?[a-z][a-z0-9_]*\b(?=,)", _without_comments(block))
+    }
+    assert set(refused) == calls.NAMES
+    part = PAGE.read_text().partition("## Calls that are refused")[2].partition("\n### ")[0]
+    described: dict[str, str] = {}
+    for row in re.findall(r"^\| (`.*?) \| (E\w+) \|", part, re.MULTILINE):
+        described |= dict.fromkeys(re.findall(r"`(\w+)`", row[0]), row[1])
+    assert described == refused
+
+
+def _without_comments(text: str) -> str:
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+def test_the_page_names_every_ioctl_and_every_fact() -> None:
+    page = PAGE.read_text()
+    assert [name for name in IOCTLS if f"`{name}`" not in page] == []
+    probe = (SOURCES / "sbprobe.c").read_text()
+    tried = set(re.findall(r'(?:CALL|try_clone)\("(\w+)"', probe))
+    assert [name for name in tried if f"`{name}`" not in page] == []
+
+
+def test_the_source_is_short_enough_to_be_read() -> None:
+    assert len((SOURCES / "sbseal.c").read_text().splitlines()) < 400
