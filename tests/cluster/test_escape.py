@@ -1,0 +1,57 @@
+"""Hostile programs: what works outside, and in a container that is only contained, and sealed.
+
+Each probe of tests/support/escape is a case of its own in each arm. What is expected where is in
+tests/support/verdicts.py, and for people in docs/probes.md.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from slurmbridge.client import Client
+from tests.support.arms import Outcomes, all_arms, prepared
+from tests.support.cluster import Cluster
+from tests.support.escape.harness import Probe
+from tests.support.escape.table import PROBES
+from tests.support.verdicts import BARE_OPEN, OPEN_BY_DESIGN
+
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
+
+
+def cases() -> Iterator[object]:
+    """Every probe in every arm; outside, those that have a control there."""
+    for probe in PROBES:
+        if probe.control not in {"none", "bare"}:
+            name = f"outside-{probe.id} {probe.name}"
+            yield pytest.param(probe.control, probe, "open", id=name)
+        bare = "open" if probe.id in BARE_OPEN else "closed"
+        yield pytest.param("bare", probe, bare, id=f"bare-{probe.id} {probe.name}")
+        sealed = "open" if probe.id in OPEN_BY_DESIGN else "closed"
+        for arm, name in (("sealed-off", "sealed"), ("sealed-audit", "traced")):
+            yield pytest.param(arm, probe, sealed, id=f"{name}-{probe.id} {probe.name}")
+
+
+@pytest.fixture(scope="module")
+def outcomes(bridge: Cluster, client: Client) -> dict[str, Outcomes]:
+    """What came of each probe in each arm. All arms take less than half a minute."""
+    with prepared(bridge, client) as arms:
+        return all_arms(arms)
+
+
+@pytest.mark.parametrize(("arm", "probe", "expected"), list(cases()))
+def test_escape(outcomes: dict[str, Outcomes], arm: str, probe: Probe, expected: str) -> None:
+    status, evidence = outcomes[arm][probe.id]
+    assert status == expected, f"{probe.id} {probe.name}: {status}, {evidence}"
+
+
+def test_nothing_of_it_is_left_on_the_nodes(
+    outcomes: dict[str, Outcomes], cluster: Cluster
+) -> None:
+    assert outcomes
+    look = (
+        "ls -d /tmp/escape-* /run/netns/escape-* /dev/kvm /dev/shm/escape-* /shared/code/escape-*;"
+        "ip -brief address | grep -E 'sbprobe|169.254'; pgrep -f escape-[0-9a-f]; ipcs | grep 0x5b;"
+        "grep escape- /proc/keys"
+    )
+    for node in ("node1", "node2", "node3"):
+        assert cluster.run(node, "sh", "-c", look).stdout == ""
