@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -184,11 +184,11 @@ class Collector:
             return self._gone(entry) if not folder.exists() else self._again(entry, str(error))
         attested = attestation(entry, left, self._key)
         verdict = judge(entry.slurm_state, left)
-        if entry.sealing is not None:
-            verdict = judge_seal(verdict, attested)
         if carried.too_much:
             reason = f"its outputs are too much to be carried: {carried.too_much}"
-            verdict = Verdict(ProcessState.EXECUTOR_ERROR, verdict.exit_code, reason)
+            verdict = replace(verdict, state=_FAILED, reason=reason)
+        if entry.sealing is not None:
+            verdict = judge_seal(verdict, attested)
         return self._finished(entry, verdict, carried, location, attested)
 
     def _holds(self, entry: Claimed) -> bool:
