@@ -23,6 +23,8 @@ MEANING = {
     "mirror": "Debian mirror for image builds; without it, the one that the build host's apt uses.",
     "default_destination": "`store:path` for Processes that name no `outputs`. "
     "Without it they have to.",
+    "signing_key": "Ed25519 key in PEM, mode 600, with which a Runner signs attestations "
+    "([sealing.md](sealing.md#the-attestation)). Made at its first start.",
     "stores.NAME.folder": "The store's folder. Only the bridge needs it, not the nodes.",
     "stores.NAME.read": "Whether `inputs` and `code` may name it.",
     "stores.NAME.write": "Whether `outputs` may name it.",
@@ -56,7 +58,7 @@ MEANING = {
     "image_trust.required": "Whether an image that was not built here needs such a signature "
     "([images.md](images.md#signatures)).",
 }
-FILES = frozenset({"image_trust.key"})
+FILES = frozenset({"image_trust.key", "signing_key"})
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:
@@ -106,7 +108,7 @@ def default_of(field: FieldInfo) -> str:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+    return f'`"{value}"`' if isinstance(value, str | Path) else f"`{value}`"
 
 
 def table() -> str:
