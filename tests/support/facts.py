@@ -79,7 +79,7 @@ class Site:
 
     def sealed(self) -> dict[str, Any]:
         """For a Process, which may run on any node."""
-        own = {"input_file": f"/input/{self.plan['token']}/table"}
+        own = {"input_file": f"/input/{self.plan['token']}/table", "patience": 4}
         return self._facts(list(self.told)) | _SEALED | own
 
     def _facts(self, nodes: list[str]) -> dict[str, Any]:

@@ -124,8 +124,9 @@ def brought(*argv: str) -> Callable[[Facts], Finding]:
     def patient(facts: Facts) -> Finding:
         try:
             return run(facts)
-        except subprocess.TimeoutExpired:
-            return closed(f"no answer in {facts['patience']} s")
+        except subprocess.TimeoutExpired as error:
+            said = (error.stderr or b"").decode(errors="replace").strip()[-120:]
+            return closed(f"no answer in {facts['patience']} s: {said}")
 
     return patient
 
