@@ -50,22 +50,38 @@ def submit() -> Measure:
 
 def seal() -> Measure:
     """What the seal costs a Process: the script on the node against a bare container."""
-    runs = on_bridge("bench_seal.py")
+    runs = on_bridge("bench_seal.py", "start")
     cost = {
         kind: median(run[f"{kind}_s"] for run in runs) - median(run["bare_s"] for run in runs)
         for kind in ("sealed", "traced")
     }
     value = max(cost.values())
     against = (
-        "seconds that the whole script takes beyond a bare `apptainer exec` of the same program "
-        "and image on the same node, medians; the larger of sealed "
-        f"({cost['sealed']:+.3f} s) and traced ({cost['traced']:+.3f} s); bound by hashing the "
-        "image and by starting the runtime"
+        "seconds that the whole script (pod, helpers, attestation, seal) takes beyond a bare "
+        "`apptainer exec` of the same program and image on the same node, medians; the larger of "
+        f"sealed ({cost['sealed']:+.3f} s) and traced ({cost['traced']:+.3f} s); bound by hashing "
+        "the image and by starting the runtime"
     )
-    return Measure(round(value, 3), "s", 0.5, value <= 0.5, against, runs)
+    return Measure(round(value, 3), "s", 0.6, value <= 0.6, against, runs)
 
 
-MEASURES: dict[str, Callable[[], Measure]] = {"submit": submit, "seal": seal}
+def cpu() -> Measure:
+    """What the seal costs a program that computes, by its own clock."""
+    runs = on_bridge("bench_seal.py", "cpu")
+    ratio = {
+        kind: median(run[f"{kind}_s"] / run["bare_s"] for run in runs)
+        for kind in ("sealed", "traced")
+    }
+    value = max(ratio.values())
+    against = (
+        "time of a computing program, as a multiple of its time in a bare container in the same "
+        f"run, medians; the larger of sealed ({ratio['sealed']:.3f}) and traced "
+        f"({ratio['traced']:.3f}); a system call costs one table look-up more"
+    )
+    return Measure(round(value, 3), "x", 1.03, value <= 1.03, against, runs)
+
+
+MEASURES: dict[str, Callable[[], Measure]] = {"submit": submit, "seal": seal, "cpu": cpu}
 
 
 def show(measures: dict[str, Measure]) -> None:

@@ -382,12 +382,23 @@ def opened_by_another(facts: Facts) -> Finding:
     return any_of(plain, lambda path: holds(path, facts["secret"]))
 
 
-@probe("F10", "the mounts tell where the data lies on the node")
-def told_paths(facts: Facts) -> Finding:
+def _in_mounts(words: list[str]) -> Finding:
     """The fourth column of mountinfo, and the sources."""
     text = Path("/proc/self/mountinfo").read_text()
-    found = [word for word in facts["told"] if word in text]
+    found = [word for word in words if word in text]
     return opened(found) if found else closed("none of the node's folders")
+
+
+@probe("F10a", "the mounts tell where the data lies on the node")
+def told_paths(facts: Facts) -> Finding:
+    """Where data came from, what else is shared, where the bridge lies."""
+    return _in_mounts([word for word in facts["told"] if word != "contexts"])
+
+
+@probe("F10b", "the mounts tell where the context lies on the node")
+def told_context(facts: Facts) -> Finding:
+    """The path of the context ends with the id of the Process."""
+    return _in_mounts(["contexts", "/shared"])
 
 
 def _bounded(place: str) -> Callable[[Facts], Finding]:
