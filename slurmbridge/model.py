@@ -361,7 +361,7 @@ class Attestation(Value):
     """What a container was found to be before its program started, signed by the bridge."""
 
     # Everything below is signed, as canonical JSON without `signature`.
-    version: int = 1
+    version: int
     process_id: str
     job_id: int | None
     node: str

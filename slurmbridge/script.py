@@ -87,6 +87,7 @@ class DoctorContext:
     job_log: Directive
     images: str
     report: str
+    seal: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ STATUS_OF: Mapping[type[SlurmBridgeError], HTTPStatus] = {
     errors.DefinitionInvalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.ImageBuildFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.ImageRefused: HTTPStatus.CONFLICT,
+    errors.HelpersMissing: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.AttestationInvalid: HTTPStatus.CONFLICT,
 }
 
 _log = logging.getLogger(__name__)

@@ -166,12 +166,12 @@ class Dispatcher:
             if problem := untrusted(image, signature_required=required):
                 raise ImageRefused(problem)
             self._renderer.avoid(entry.spec)
+            helpers = self._helpers.get()
             self._check_destination(entry)
             prepared = self._renderer.prepared(entry.id, entry.spec, image)
             folder.make(prepared.command, prepared.environment, prepared.expected_facts)
             if staged:
                 self._stage(entry, folder)
-            helpers = self._helpers.get()
             script = self._renderer.render(entry.id, entry.spec, image, helpers)
             return Ready(entry, script, image, sealing(prepared, helpers))
         except (InvalidProcess, UnknownImage) as error:

@@ -18,6 +18,7 @@ from slurmbridge.bridge.readiness import (
     unable,
     unready,
 )
+from slurmbridge.container.apptainer import CLOSED
 from slurmbridge.errors import NoNodeReady, RequestError, StagingFailed, SubmissionRefused
 from slurmbridge.lifecycle import SlurmState, classify
 from slurmbridge.model import ComputeCapability, NodeReadiness, ProcessSpec
@@ -326,6 +327,7 @@ class Examiner:
                 job_log=Directive(str(self._log(asked))),
                 images=str(self._rules.images),
                 report=str(report),
+                seal=CLOSED,
             )
         )
 

@@ -117,31 +117,38 @@ def context_container(
     return sealed if spec.trace is TraceLevel.OFF else TracedContainer(sealed, spec.trace)
 
 
+# What closes a container, whatever runs in it. Options with values use `=`, so that what follows is
+# the image.
+CLOSED = (
+    "apptainer",
+    "--nocolor",
+    "--silent",
+    "exec",
+    # Never the setuid mode: it cannot be traced, and its mistakes are root's.
+    "--userns",
+    # Own mounts, process ids, IPC and environment; not the network, nor the host name.
+    "--containall",
+    "--net",
+    "--network=none",
+    "--uts",
+    f"--hostname={HOSTNAME}",
+    "--no-home",
+    "--no-privs",
+    # appinit would show the host's paths in /proc/1/environ.
+    "--no-init",
+    # Neither variables nor arguments are evaluated as shell text.
+    "--no-eval",
+    "--no-mount=hostfs,home,cwd,bind-paths,sys",
+)
+
+
 def seal(container: SealedContainer) -> tuple[str, ...]:
-    """The whole argv, one entry for each line of the script. Options with values use `=`.
+    """The whole argv, one entry for each line of the script.
 
     Nothing of it is chosen by a submitter but three numbers.
     """
     return (
-        "apptainer",
-        "--nocolor",
-        "--silent",
-        "exec",
-        # Never the setuid mode: it cannot be traced, and its mistakes are root's.
-        "--userns",
-        # Own mounts, process ids, IPC and environment; not the network, nor the host name.
-        "--containall",
-        "--net",
-        "--network=none",
-        "--uts",
-        f"--hostname={HOSTNAME}",
-        "--no-home",
-        "--no-privs",
-        # appinit would show the host's paths in /proc/1/environ.
-        "--no-init",
-        # Neither variables nor arguments are evaluated as shell text.
-        "--no-eval",
-        "--no-mount=hostfs,home,cwd,bind-paths,sys",
+        *CLOSED,
         f"--cwd={container.working_directory}",
         *(f"--mount={bind.argument()}" for bind in container.binds),
         # The mounted image.
@@ -152,6 +159,13 @@ def seal(container: SealedContainer) -> tuple[str, ...]:
         f"nofile={container.bounds.open_files}",
         f"fsize={container.bounds.file_size_bytes}",
     )
+
+
+def inspection(image: str) -> tuple[str, ...]:
+    """The argv that prints the variables that an image gives to every program, NUL-ended."""
+    if not image.startswith("/"):
+        raise ValueError(f"{image!r} is not absolute")
+    return (*CLOSED, image, "env", "-0")
 
 
 _CHANGES = (

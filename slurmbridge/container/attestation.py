@@ -11,6 +11,8 @@ from slurmbridge.container.signing import SigningKey, is_signed
 from slurmbridge.errors import AttestationInvalid
 from slurmbridge.model import Attestation, Process
 
+VERSION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -46,6 +48,7 @@ def attest(subject: Subject, found: Found, expected: Sequence[str], key: Signing
     """Judge what was found, and sign all of it."""
     differences = compare(found.facts, expected)
     unsigned = Attestation(
+        version=VERSION,
         process_id=subject.process_id,
         job_id=subject.job_id,
         node=found.node,
@@ -80,6 +83,8 @@ def verify(attestation: Attestation, process: Process, *, public_key: str) -> No
         signed_bytes(attestation), signature=attestation.signature, public_key=public_key
     ):
         raise AttestationInvalid("the signature is not one of this bridge's key over this text")
+    if attestation.version != VERSION:
+        raise AttestationInvalid(f"its version is {attestation.version}, not {VERSION}")
     about = {
         "process_id": (attestation.process_id, process.id),
         "job_id": (attestation.job_id, process.job_id),

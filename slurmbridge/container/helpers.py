@@ -4,7 +4,7 @@ import hashlib
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -67,7 +67,6 @@ class HelperBuilder:
         """
         source = self._source_sha256()
         architecture = architecture or platform.machine()
-        final = self._folder / f"helpers-{architecture}-{source[:16]}"
         try:
             with tempfile.TemporaryDirectory(prefix=".build-", dir=self._folder) as scratch:
                 fresh = Path(scratch) / "helpers"
@@ -75,8 +74,8 @@ class HelperBuilder:
                 for name in NAMES:
                     self._compile(compiler, name, fresh / name)
                 digests = {name: _sha256(fresh / name) for name in NAMES}
-                shutil.rmtree(final, ignore_errors=True)
-                fresh.rename(final)
+                final = self._folder / f"helpers-{architecture}-{_short(digests)}"
+                _put(fresh, final, digests)
         except OSError as error:
             raise HelpersMissing(
                 f"the sealing helpers cannot be built: {error.filename}: {error.strerror}"
@@ -107,9 +106,37 @@ class HelperBuilder:
 
     def _source_sha256(self) -> str:
         whole = hashlib.sha256(" ".join(FLAGS).encode())
-        for name in NAMES:
-            whole.update((self._sources / f"{name}.c").read_bytes())
+        try:
+            for name in NAMES:
+                whole.update((self._sources / f"{name}.c").read_bytes())
+        except OSError as error:
+            raise HelpersMissing(f"{error.filename}: {error.strerror}") from error
         return whole.hexdigest()
+
+
+def _short(digests: Mapping[str, str]) -> str:
+    """Of the files, not of their source: jobs that wait ask for exactly these."""
+    return hashlib.sha256("".join(digests[name] for name in NAMES).encode()).hexdigest()[:16]
+
+
+def _put(fresh: Path, final: Path, digests: Mapping[str, str]) -> None:
+    """Move what was built to its place, unless the same is there already."""
+    if _holds(final, digests):
+        return
+    shutil.rmtree(final, ignore_errors=True)
+    try:
+        fresh.rename(final)
+    except OSError:
+        # Another one may have been faster; the same source and compiler make the same files.
+        if not _holds(final, digests):
+            raise
+
+
+def _holds(folder: Path, digests: Mapping[str, str]) -> bool:
+    try:
+        return all(_sha256(folder / name) == digests[name] for name in NAMES)
+    except OSError:
+        return False
 
 
 def _sha256(path: Path) -> str:
@@ -118,7 +145,4 @@ def _sha256(path: Path) -> str:
 
 def _is_intact(helpers: Helpers) -> bool:
     wanted = {"sbseal": helpers.sbseal_sha256, "sbprobe": helpers.sbprobe_sha256}
-    try:
-        return all(_sha256(Path(helpers.path) / name) == wanted[name] for name in NAMES)
-    except OSError:
-        return False
+    return _holds(Path(helpers.path), wanted)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from slurmbridge.container.apptainer import inspection
 from slurmbridge.errors import ImageRefused
 from slurmbridge.shell import Command, Reply, Shell
 
@@ -16,17 +17,6 @@ _FILESYSTEMS = re.compile(r"\|(\d+)-\d+\s*\|FS \(([^)]*)\)")
 _LIBRARIES = "/.singularity.d/libs"
 _NOT_OF_THE_IMAGE = frozenset(
     {"HOME", "OLDPWD", "PROMPT_COMMAND", "PS1", "PWD", "SHLVL", "TERM", "_"}
-)
-# As the seal does, as far as it decides what a program is given.
-_CONTAINED = (
-    "--userns",
-    "--containall",
-    "--net",
-    "--network=none",
-    "--no-home",
-    "--no-privs",
-    "--no-eval",
-    "--no-mount=hostfs,home,cwd,bind-paths,sys",
 )
 
 
@@ -75,16 +65,17 @@ class SifReader:
         Raises:
             ImageRefused: it cannot be run here, has no `env`, or its %environment prints.
         """
-        reply = self._apptainer("--silent", "exec", *_CONTAINED, str(image), "env", "-0")
+        reply = self._run(inspection(str(image)))
         if reply.exit_code != 0:
             raise ImageRefused(f"{image.name} does not run `env -0`: {_last_words(reply)}")
         return image_variables(_variables(image.name, reply.stdout))
 
     def _apptainer(self, *words: str) -> Reply:
+        return self._run(("apptainer", *words))
+
+    def _run(self, argv: tuple[str, ...]) -> Reply:
         return self._shell.run(
-            Command(
-                ("apptainer", *words), timeout_seconds=_TIMEOUT_SECONDS, environment=_ENVIRONMENT
-            )
+            Command(argv, timeout_seconds=_TIMEOUT_SECONDS, environment=_ENVIRONMENT)
         )
 
 

@@ -24,6 +24,8 @@ from slurmbridge.model import Input, ProcessSpec
 
 LOG_FILES = {"stdout": "stdout.txt", "stderr": "stderr.txt", "job": "job.log"}
 _SMALL = 64 * 1024
+# 256 variables with the longest names, and what the probe of a hostile image would print.
+_FACTS = 1024 * 1024
 GROWTH_BYTES = 1024 * 1024
 
 
@@ -150,7 +152,7 @@ class ContextFolder:
             refused=self._read("refused"),
             taken_by=self.taken_by(),
             attested=self._read("attested"),
-            facts=self._read("facts"),
+            facts=self._read("facts", _FACTS),
         )
 
     def exists(self) -> bool:
@@ -165,10 +167,10 @@ class ContextFolder:
             return None
         return int(job_id) if job_id.isdecimal() else None
 
-    def _read(self, name: str) -> str | None:
+    def _read(self, name: str, limit: int = _SMALL) -> str | None:
         try:
             with (self.path / name).open("rb") as file:
-                return file.read(_SMALL).decode(errors="replace").strip()
+                return file.read(limit).decode(errors="replace").strip()
         except FileNotFoundError:
             return None
         except OSError as error:

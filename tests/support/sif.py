@@ -16,7 +16,7 @@ case $1 in
 sif) grep -qx SIF "$image" || exit 1; grep '|' "$image" ;;
 inspect) printf '{"data": {"attributes": {"labels": {"title": "a small one"}}}}\n' ;;
 verify) grep -qxF "signed $(cat "$3")" "$image" || fatal "signature not found" ;;
---silent)
+--nocolor)
     if grep -qx broken "$image"; then fatal '"env": executable file not found in $PATH'; fi
     printf 'APPTAINER_NAME=x\0HOME=/home/x\0LANG=C\0PATH=/usr/bin\0'
     sed -n 's/^export //p' "$image" | tr '\n' '\0' ;;

@@ -184,6 +184,11 @@ def test_what_is_attested_of_another_process_is_not_of_this(name: str) -> None:
     assert str(caught.value) == f"it is about {name} {lie}, the Process has {stored}"
 
 
+def test_an_attestation_of_a_later_form_is_not_read_as_this_one() -> None:
+    with pytest.raises(AttestationInvalid, match="its version is 2, not 1"):
+        verify(altered(KEY, version=2), PROCESS, public_key=KEY.public)
+
+
 def test_an_attestation_of_no_job_is_not_of_this_one() -> None:
     with pytest.raises(AttestationInvalid, match="it is about job_id None, the Process has 7"):
         verify(altered(KEY, job_id=None), PROCESS, public_key=KEY.public)
