@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from slurmbridge.model import (
     ComputeCapability,
+    Limits,
     NodeReadiness,
     Partition,
     ProcessSpec,
@@ -71,6 +72,10 @@ def _at_least_or_none(least: int) -> Callable[[str], bool]:
     return lambda value: value == "-" or _at_least(least)(value)
 
 
+def _unlimited_or(least: int) -> Callable[[str], bool]:
+    return lambda value: value == "unlimited" or _at_least(least)(value)
+
+
 def _skew_below(limit: float) -> Callable[[str], bool]:
     return lambda value: re.fullmatch(r"\d+(\.\d+)?", value) is not None and float(value) <= limit
 
@@ -96,8 +101,9 @@ CHECKS: tuple[Check, ...] = (
     Check("conf_overlay", _FACT, "`enable overlay` in apptainer.conf"),
     Check("conf_underlay", _FACT, "`enable underlay` in apptainer.conf"),
     Check("conf_setuid", _FACT, "`allow setuid` in apptainer.conf"),
-    Check("kernel", _SEAL, "the kernel's version", _version(4, 18),
-          "the kernel is {value}: 4.18 or later is needed, for FUSE in user namespaces"),
+    Check("kernel", _SEAL, "the kernel's version", _version(5, 11),
+          "the kernel is {value}: 5.11 or later is needed, for overlays in user namespaces and to "
+          "close all descriptors"),
     Check("user_namespaces", _SEAL, "how many user namespaces a user may have", _at_least(1),
           "user.max_user_namespaces is {value}: set it above 0 with sysctl"),
     Check("mount_namespaces", _SEAL, "how many mount namespaces a user may have", _at_least(1),
@@ -182,11 +188,19 @@ CHECKS: tuple[Check, ...] = (
           "`bind path` names {value}: slurmbridge switches these binds off for its containers"),
     Check("conf_session_mib", _WARNING, "`sessiondir max size` in apptainer.conf",
           lambda value: value == "absent" or _at_least(64)(value),
-          "`sessiondir max size` is {value}: programs have that many MiB in /var/tmp and the like"),
+          "`sessiondir max size` is {value}: programs have that many MiB in /dev"),
     Check("contexts_free_mib", _WARNING, "free space for contexts, in MiB", _at_least(1024),
           "only {value} MiB are free for contexts"),
     Check("tmp_free_mib", _WARNING, "free space in the node's /tmp, in MiB", _at_least(100),
           "only {value} MiB are free in the node's /tmp"),
+    Check("hard_processes", _WARNING, "how many processes a job may have, by its hard limit",
+          _unlimited_or(Limits().processes),
+          "jobs may have {value} processes: Processes that ask for more cannot start "
+          "(LimitNPROC of slurmd)"),
+    Check("hard_open_files", _WARNING, "how many files a job may have open, by its hard limit",
+          _unlimited_or(Limits().open_files),
+          "jobs may have {value} files open: Processes that ask for more cannot start "
+          "(LimitNOFILE of slurmd)"),
 )  # fmt: skip
 DERIVED = frozenset({"clock_skew", "conf_layers", "setuid"})
 

@@ -67,6 +67,8 @@ GOOD = {
     "contexts_free_mib": "76735",
     "contexts_free_inodes": "16268199",
     "tmp_free_mib": "76735",
+    "hard_processes": "unlimited",
+    "hard_open_files": "131072",
     "complete": "yes",
 }
 SECOND = timedelta(seconds=1)
@@ -99,8 +101,8 @@ def test_each_check_that_can_fail_says_what_is_wrong() -> None:
 
 # A value that fails, and a word of what is said and of what to do.
 FAILURES = [
-    ("kernel", "3.10.0-1160.el7", "4.18 or later"),
-    ("kernel", "", "4.18 or later"),
+    ("kernel", "3.10.0-1160.el7", "5.11 or later"),
+    ("kernel", "", "5.11 or later"),
     ("user_namespaces", "0", "above 0 with sysctl"),
     ("user_namespaces", "absent", "above 0 with sysctl"),
     ("mount_namespaces", "0", "above 0"),
@@ -175,6 +177,8 @@ def test_what_prevents_the_trace_alone(key: str, value: str, said: str) -> None:
         ({"conf_session_mib": "16"}, "16"),
         ({"contexts_free_mib": "1000"}, "only 1000 MiB"),
         ({"tmp_free_mib": "5"}, "only 5 MiB"),
+        ({"hard_processes": "4095"}, "LimitNPROC"),
+        ({"hard_open_files": "1024"}, "LimitNOFILE"),
     ],
 )
 def test_what_is_worth_a_warning(changes: dict[str, str], said: str) -> None:
