@@ -23,6 +23,7 @@ from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, is_legal
 from slurmbridge.store import (
     Change,
     Database,
+    ImageStore,
     ProcessStore,
 )
 from tests.support.builders import fresh_database
@@ -44,6 +45,20 @@ def store(database: Database) -> ProcessStore:
 
 # --- schema ---
 
+# What the first schema held of a Process that was being collected.
+OLD_ROWS = (
+    """INSERT INTO process (id, state, phase, spec, submitted_by, created_at, cancel_requested,
+       job_name, outputs, outputs_ignored) VALUES ('old', 'RUNNING', 'COLLECTING',
+       '{"image": "python", "command": ["true"], "resources": {"memory_mib": 256}}', 'tester',
+       '2026-01-01 00:00:00', FALSE, 'sb-old', '[]', '[]')""",
+    """INSERT INTO process_event (process_id, at, source, state, detail)
+       VALUES ('old', '2026-01-01 00:00:00', 'api', 'QUEUED', 'accepted')""",
+    """INSERT INTO log_chunk (process_id, stream, "offset", data)
+       VALUES ('old', 'stdout', 0, CAST('hello' AS BLOB))""",
+    """INSERT INTO image (sha256, name, definition_sha256, path, size_bytes, squashfs_offset,
+       labels, built_at) VALUES ('a', 'python', 'b', '/a', 1, 1, '{}', '2026-01-01 00:00:00')""",
+)
+
 
 def tables(database: Database) -> set[str]:
     return set(inspect(database.engine).get_table_names())
@@ -59,6 +74,28 @@ def test_migrations_go_up_and_down_and_up_again(tmp_path: Path) -> None:
     database.migrate()
     assert tables(database) == above
     database.check_schema()
+    database.close()
+
+
+def test_no_row_is_lost_on_the_way_to_the_newest_schema_and_back(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/test.db")
+    database.migrate("0001")
+    with database.write() as connection:
+        for statement in OLD_ROWS:
+            connection.execute(text(statement))
+    database.migrate()
+    store = ProcessStore(database)
+    process = store.get("old")
+    assert (process.spec.limits.processes, process.attested) == (4096, None)
+    assert store.attestation("old") is None
+    [claimed] = store.claim(Phase.COLLECTING, runner="r", limit=1, now=START, lease=LEASE)
+    assert claimed.sealing is None
+    [image] = ImageStore(database).all()
+    assert (image.environment, image.signed, image.revoked_at) == ({}, False, None)
+    database.downgrade("0001")
+    database.migrate()
+    assert [event.detail for event in store.events("old")] == ["accepted"]
+    assert store.log("old", "stdout", offset=0, limit=9) == b"hello"
     database.close()
 
 

@@ -63,7 +63,6 @@ def downgrade() -> None:
         ):  # fmt: skip
             table.drop_column(name)
         table.alter_column("definition_sha256", existing_type=sa.String(length=64), nullable=False)
-    with op.batch_alter_table("process") as table:
-        table.drop_column("attested")
-        table.drop_column("attestation")
-        table.drop_column("sealing")
+    # Not in a batch: on SQLite that makes the table anew, and events and logs refer to its rows.
+    for name in ("attested", "attestation", "sealing"):
+        op.drop_column("process", name)
