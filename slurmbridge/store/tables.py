@@ -13,7 +13,9 @@ from slurmbridge.lifecycle import Phase, ProcessState
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A moment. SQLite forgets the zone, so everything is stored and read as UTC."""
+    """A moment, in UTC whatever the database says: SQLite forgets the zone, and PostgreSQL answers
+    in that of the session.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -28,9 +30,9 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Give the zone back."""
-        if value is None or value.tzinfo is not None:
-            return value
-        return value.replace(tzinfo=UTC)
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _words(closed_set: type[StrEnum]) -> Any:

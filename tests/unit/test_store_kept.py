@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import StatementError
 
 from slurmbridge.container.attestation import Found, Subject, attest, signed_bytes
@@ -31,6 +32,7 @@ from slurmbridge.store import (
     SiteStore,
     TokenStore,
 )
+from slurmbridge.store.tables import UtcTime
 from tests.support.builders import KEY, fresh_database
 from tests.support.rows import LEASE, ONE, THREE, TWO, add, change, claim, listed, move
 from tests.support.specs import CAPABILITY, HELPERS, IMAGE, START, process_id
@@ -135,6 +137,14 @@ def test_a_moment_in_another_zone_is_the_same_moment_in_utc(store: ProcessStore)
     assert found == summer
     assert found.tzinfo is UTC
     assert found.isoformat() == "2026-07-01T12:30:00.123456+00:00"
+
+
+def test_a_moment_that_a_database_tells_in_its_own_zone_is_read_in_utc() -> None:
+    # As PostgreSQL does, in the zone of the session.
+    told = datetime(2026, 7, 1, 14, 30, tzinfo=timezone(timedelta(hours=2)))
+    read = UtcTime().process_result_value(told, sqlite.dialect())
+    assert read is not None
+    assert (read.isoformat(), read.tzinfo) == ("2026-07-01T12:30:00+00:00", UTC)
 
 
 def test_a_moment_without_a_zone_is_refused(store: ProcessStore) -> None:
