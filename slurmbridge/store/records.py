@@ -29,14 +29,18 @@ class ImageStore:
         Raises:
             ImageRefused: it is revoked, and stays so.
         """
-        same = _IMAGE.c.sha256 == image.sha256
-        revoked = select(_IMAGE.c.revoked_reason).where(same, _IMAGE.c.revoked_at.is_not(None))
+        values = image.model_dump()
+        # One statement: somebody may revoke it at this moment.
+        upsert = self._database.insert(_IMAGE).values(values)
+        upsert = upsert.on_conflict_do_update(
+            index_elements=["sha256"], set_=values, where=_IMAGE.c.revoked_at.is_(None)
+        )
+        recorded = upsert.returning(_IMAGE.c.sha256)
+        reason = select(_IMAGE.c.revoked_reason).where(_IMAGE.c.sha256 == image.sha256)
         with self._database.write() as connection:
-            reason = connection.execute(revoked).scalar_one_or_none()
-            if reason is not None:
-                raise ImageRefused(f"the image {image.sha256} was revoked: {reason}")
-            connection.execute(delete(_IMAGE).where(same))
-            connection.execute(insert(_IMAGE), [image.model_dump()])
+            if connection.execute(recorded).one_or_none() is None:
+                why = connection.execute(reason).scalar_one()
+                raise ImageRefused(f"the image {image.sha256} was revoked: {why}")
 
     def note_signed(self, sha256: str, signed: bool) -> None:
         """Record what was found of a signature. Nothing else changes."""
