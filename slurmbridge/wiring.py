@@ -22,7 +22,7 @@ from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
-from slurmbridge.container.helpers import HelperBuilder
+from slurmbridge.container.helpers import HelperBuilder, source_sha256
 from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
 from slurmbridge.container.sif import SifReader
 from slurmbridge.container.signing import SigningKey, load_key
@@ -131,9 +131,13 @@ class Site:
             HelpersMissing
         """
         builder = HelperBuilder(
-            HelperStore(self._database), LocalShell(), folder=self._settings.images, clock=_now
+            self._helpers, LocalShell(), folder=self._settings.images, clock=_now
         )
         return builder.build() if force else builder.ensure()
+
+    @cached_property
+    def _helpers(self) -> HelperStore:
+        return HelperStore(self._database, source_sha256())
 
     def definition_names(self) -> list[str]:
         """The images that can be built."""
@@ -324,8 +328,9 @@ class Site:
             signature_required=settings.image_trust.required,
         )
         images = ImageStore(self._database)
-        helpers = HelperStore(self._database)
-        return Dispatcher(processes, images, helpers, scheduler, self._renderer, rules, clock=_now)
+        return Dispatcher(
+            processes, images, self._helpers, scheduler, self._renderer, rules, clock=_now
+        )
 
     def _collector(self, processes: ProcessStore, logs: LogKeeper, runner: str) -> Collector:
         settings = self._settings

@@ -20,6 +20,21 @@ FLAGS = ("-std=gnu17", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-s
 _COMPILE_SECONDS = 120.0
 
 
+def source_sha256(sources: Path = SOURCES) -> str:
+    """The state of the source, flags of the compiler included.
+
+    Raises:
+        HelpersMissing: it is not there.
+    """
+    whole = hashlib.sha256(" ".join(FLAGS).encode())
+    try:
+        for name in NAMES:
+            whole.update((sources / f"{name}.c").read_bytes())
+    except OSError as error:
+        raise HelpersMissing(f"{error.filename}: {error.strerror}") from error
+    return whole.hexdigest()
+
+
 class HelperRecords(Protocol):
     """Where built helpers are recorded."""
 
@@ -55,7 +70,11 @@ class HelperBuilder:
             HelpersMissing
         """
         recorded = self._records.latest()
-        if recorded and recorded.source_sha256 == self._source_sha256() and _is_intact(recorded):
+        if (
+            recorded
+            and recorded.source_sha256 == source_sha256(self._sources)
+            and _is_intact(recorded)
+        ):
             return recorded
         return self.build()
 
@@ -65,7 +84,7 @@ class HelperBuilder:
         Raises:
             HelpersMissing: the compiler is missing or fails.
         """
-        source = self._source_sha256()
+        source = source_sha256(self._sources)
         architecture = architecture or platform.machine()
         try:
             with tempfile.TemporaryDirectory(prefix=".build-", dir=self._folder) as scratch:
@@ -103,15 +122,6 @@ class HelperBuilder:
         if reply.exit_code != 0:
             raise HelpersMissing(f"{compiler} failed on {name}.c: {reply.stderr.strip()[-2000:]}")
         target.chmod(0o550)
-
-    def _source_sha256(self) -> str:
-        whole = hashlib.sha256(" ".join(FLAGS).encode())
-        try:
-            for name in NAMES:
-                whole.update((self._sources / f"{name}.c").read_bytes())
-        except OSError as error:
-            raise HelpersMissing(f"{error.filename}: {error.strerror}") from error
-        return whole.hexdigest()
 
 
 def _short(digests: Mapping[str, str]) -> str:

@@ -14,10 +14,14 @@ _HELPER = HelperRow.__table__  # type: ignore[attr-defined]
 
 
 class HelperStore:
-    """Recorded helpers; the latest are the ones that are used."""
+    """Recorded helpers. Of one state of their source, the latest are the ones that are used.
 
-    def __init__(self, database: Database) -> None:
+    Those of another version of slurmbridge are not what this one expects to find in a container.
+    """
+
+    def __init__(self, database: Database, source_sha256: str) -> None:
         self._database = database
+        self._source_sha256 = source_sha256
 
     def record(self, helpers: Helpers) -> None:
         """Record what was built."""
@@ -25,9 +29,10 @@ class HelperStore:
             connection.execute(insert(_HELPER), [helpers.model_dump()])
 
     def latest(self) -> Helpers | None:
-        """The latest; None before the first were built."""
+        """The latest; None before the first were built of this source."""
         columns = [column for column in _HELPER.c if column.name != "id"]
-        query = select(*columns).order_by(_HELPER.c.id.desc()).limit(1)
+        query = select(*columns).where(_HELPER.c.source_sha256 == self._source_sha256)
+        query = query.order_by(_HELPER.c.id.desc()).limit(1)
         with self._database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else Helpers(**row)

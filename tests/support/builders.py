@@ -183,7 +183,7 @@ class Bridge:
         # In a file: Runners work with several threads, and in memory all share one connection.
         self.database = fresh_database(self.root / "slurmbridge.db")
         ImageStore(self.database).record(IMAGE)
-        HelperStore(self.database).record(HELPERS)
+        HelperStore(self.database, HELPERS.source_sha256).record(HELPERS)
         self.processes = HookedStore(self.database)
         numbers = count(1)
         self.desk = Desk(
@@ -234,7 +234,7 @@ class Bridge:
             dispatcher=Dispatcher(
                 self.processes,
                 ImageStore(self.database),
-                HelperStore(self.database),
+                HelperStore(self.database, HELPERS.source_sha256),
                 self.slurm,
                 renderer,
                 dispatch,

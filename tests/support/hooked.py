@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slurmbridge.container.helpers import SOURCES, HelperBuilder
+from slurmbridge.container.helpers import SOURCES, HelperBuilder, source_sha256
 from slurmbridge.model import parse_spec
 from slurmbridge.runner import Verbs
 from slurmbridge.scheduler import Scheduler
@@ -59,12 +59,19 @@ class Hooked:
         site.migrate()
         database, real_database = Database(changes["database"]), Database(real.database)
         ImageStore(database).record(ImageStore(real_database).get("python"))
-        helpers = HelperStore(database)
+        genuine = source_sha256()
+        helpers = HelperStore(database, genuine)
         if hook.helpers:
             sources = _edited(SOURCES, private / "sources", hook.helpers)
-            HelperBuilder(helpers, LocalShell(), folder=shared, clock=_now, sources=sources).build()
+            builder = HelperBuilder(
+                helpers, LocalShell(), folder=shared, clock=_now, sources=sources
+            )
+            # Recorded once more, as if they were built of the source that is expected.
+            helpers.record(builder.build().model_copy(update={"source_sha256": genuine}))
+        elif known := HelperStore(real_database, genuine).latest():
+            helpers.record(known)
         else:
-            helpers.record(HelperStore(real_database).get())
+            site.build_helpers()
         self.processes = ProcessStore(database)
         self.process_id = site.desk().submit(parse_spec(hook.spec), by="hook").id
         self.verbs: Verbs = site.runner(scheduler).verbs

@@ -254,7 +254,7 @@ def test_a_process_that_waited_for_helpers_starts_when_they_are_there(bridge: Br
     one = bridge.submit(inputs=[{"source": "data:a"}])
     bridge.verbs.dispatcher.dispatch()
     assert bridge.jobs_of(one) == []
-    HelperStore(bridge.database).record(HELPERS)
+    HelperStore(bridge.database, HELPERS.source_sha256).record(HELPERS)
     bridge.advance(RETRY)
     bridge.verbs.dispatcher.dispatch()
     assert bridge.get(one).job_id == 1
@@ -267,7 +267,7 @@ def test_helpers_that_are_built_later_are_not_those_of_a_job_that_was_submitted(
 ) -> None:
     one = started(bridge)
     later = HELPERS.model_copy(update={"sbseal_sha256": "6" * 64, "path": "/elsewhere"})
-    HelperStore(bridge.database).record(later)
+    HelperStore(bridge.database, HELPERS.source_sha256).record(later)
     bridge.attest(one)
     ended(bridge, one)
     stored = attestation(bridge, one)

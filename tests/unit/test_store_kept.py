@@ -336,13 +336,14 @@ def test_of_a_cluster_the_last_report_counts(database: Database) -> None:
 
 
 def test_without_helpers_it_is_told_how_to_get_them(database: Database) -> None:
-    assert HelperStore(database).latest() is None
+    helpers = HelperStore(database, HELPERS.source_sha256)
+    assert helpers.latest() is None
     with pytest.raises(HelpersMissing, match="slurmbridge node build"):
-        HelperStore(database).get()
+        helpers.get()
 
 
 def test_the_latest_helpers_are_the_ones_that_are_used(database: Database) -> None:
-    helpers = HelperStore(database)
+    helpers = HelperStore(database, HELPERS.source_sha256)
     later = HELPERS.model_copy(update={"sbseal_sha256": "6" * 64})
     for one in (HELPERS, later):
         helpers.record(one)
@@ -350,6 +351,15 @@ def test_the_latest_helpers_are_the_ones_that_are_used(database: Database) -> No
     # Built again of the same source, on the same second.
     helpers.record(HELPERS)
     assert helpers.latest() == HELPERS
+
+
+def test_helpers_of_another_version_are_not_used(database: Database) -> None:
+    other = HELPERS.model_copy(update={"source_sha256": "9" * 64, "path": "/other"})
+    mine, theirs = (HelperStore(database, one.source_sha256) for one in (HELPERS, other))
+    mine.record(HELPERS)
+    assert theirs.latest() is None
+    theirs.record(other)
+    assert (mine.get(), theirs.get()) == (HELPERS, other)
 
 
 def test_a_key_is_known_since_it_was_first_registered(database: Database) -> None:
