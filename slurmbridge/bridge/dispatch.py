@@ -153,24 +153,20 @@ class Dispatcher:
     def _prepare_one(self, entry: Claimed, images: Mapping[str, Image]) -> Ready | Change:
         if entry.cancel_requested:
             return self._ended(entry, ProcessState.CANCELED, "canceled before it was submitted")
-        staged = bool(entry.spec.code or entry.spec.inputs)
-        if staged:
-            self._apply([self._kept(entry, ProcessState.INITIALIZING, entry.phase, "staging")])
-            entry = replace(entry, state=ProcessState.INITIALIZING)
-        image = images.get(entry.spec.image)
+        before = entry
         folder = ContextFolder(self._rules.contexts, entry.id)
         try:
-            if image is None:
-                raise UnknownImage(f"no image named {entry.spec.image!r} is recorded any more")
-            required = self._rules.signature_required
-            if problem := untrusted(image, signature_required=required):
-                raise ImageRefused(problem)
+            image = self._image(entry, images)
             self._renderer.avoid(entry.spec)
             helpers = self._helpers.get()
             self._check_destination(entry)
             prepared = self._renderer.prepared(entry.id, entry.spec, image)
             folder.make(prepared.command, prepared.environment, prepared.expected_facts)
-            if staged:
+            if entry.spec.code or entry.spec.inputs:
+                # Told once, however often it is tried.
+                detail = "" if entry.reason else "staging"
+                self._apply([self._kept(entry, _BUSY, entry.phase, detail)])
+                entry = replace(entry, state=_BUSY)
                 self._stage(entry, folder)
             script = self._renderer.render(entry.id, entry.spec, image, helpers)
             return Ready(entry, script, image, sealing(prepared, helpers))
@@ -184,7 +180,16 @@ class Dispatcher:
             return self._change(entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, **values)
         except (StagingFailed, HelpersMissing, NoNodeReady) as error:
             # A full or missing file system is mended, or a node, and what waited for it then runs.
-            return again(entry, self._later(entry, ProcessState.QUEUED, entry.phase, str(error)))
+            return again(before, self._later(entry, ProcessState.QUEUED, entry.phase, str(error)))
+
+    def _image(self, entry: Claimed, images: Mapping[str, Image]) -> Image:
+        image = images.get(entry.spec.image)
+        if image is None:
+            raise UnknownImage(f"no image named {entry.spec.image!r} is recorded any more")
+        required = self._rules.signature_required
+        if problem := untrusted(image, signature_required=required):
+            raise ImageRefused(problem)
+        return image
 
     def _check_destination(self, entry: Claimed) -> None:
         """A file where a folder would have to be is found out before the program runs."""

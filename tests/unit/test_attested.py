@@ -262,6 +262,16 @@ def test_a_process_that_waited_for_helpers_starts_when_they_are_there(bridge: Br
     assert (bridge.context(one) / "input/a").read_text() == "a"
 
 
+def test_what_is_waited_for_is_told_once_however_often_it_is_tried(bridge: Bridge) -> None:
+    without_helpers(bridge)
+    (bridge.root / "data/a").write_text("a")
+    one = bridge.submit(inputs=[{"source": "data:a"}])
+    for _ in range(3):
+        bridge.verbs.dispatcher.dispatch()
+        bridge.advance(RETRY)
+    assert [event.detail for event in bridge.events(one)] == ["accepted from tester", WAITS]
+
+
 def test_helpers_that_are_built_later_are_not_those_of_a_job_that_was_submitted(
     bridge: Bridge,
 ) -> None:

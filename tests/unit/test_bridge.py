@@ -160,6 +160,16 @@ def test_inputs_that_cannot_be_staged_end_only_their_own_process(
     assert bridge.get(two).job_id == 1
 
 
+def test_a_store_that_stays_away_is_told_once(bridge: Bridge) -> None:
+    (bridge.root / "data").rmdir()
+    one = bridge.submit(inputs=[{"source": "data:a"}])
+    for _ in range(3):
+        bridge.verbs.dispatcher.dispatch()
+        bridge.advance(RETRY)
+    assert bridge.state(one) is ProcessState.QUEUED
+    assert states(bridge.events(one)) == ["QUEUED", "INITIALIZING", "QUEUED"]
+
+
 def test_an_image_that_is_not_recorded_any_more_ends_the_process(bridge: Bridge) -> None:
     one = bridge.submit()
     with bridge.database.write() as connection:
