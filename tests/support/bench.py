@@ -204,3 +204,12 @@ class Bench:
             f'images = "{folder}"\n[stores.data]\nfolder = "{folder}"\n[api]\nport = 1234\n',
             "slurmbridge.toml",
         )
+
+
+def refused(result: Result, code: int = 2) -> str:
+    """The one sentence on stderr."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("slurmbridge: error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +38,11 @@ def unprivileged(tmp_path: Path) -> Iterator[None]:
         os.setegid(0)
         for path, mode in modes.items():
             path.chmod(mode)
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What happens in each sleep; without anything left to happen, the test fails."""
+    happenings: list[Callable[[], None]] = []
+    monkeypatch.setattr("time.sleep", lambda _seconds: happenings.pop(0)())
+    return happenings

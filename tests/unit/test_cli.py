@@ -2,53 +2,32 @@
 
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from slurmbridge import __version__
-from slurmbridge.cli import app, output, progress, service
+from slurmbridge.cli import app, output, progress
 from slurmbridge.cli.root import Session
 from slurmbridge.client import Client
-from slurmbridge.container.sif import file_sha256
 from slurmbridge.errors import BridgeUnreachable
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import Process
 from slurmbridge.store import ProcessStore
 from slurmbridge.store.processes import Change
-from tests.support.bench import Bench, PlayedSite
+from tests.support.bench import Bench, PlayedSite, refused
 from tests.support.front import NOW, SPEC, opened
-from tests.support.sif import write_sif
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with opened() as front:
         yield Bench(front, PlayedSite(front, folder=tmp_path), tmp_path)
-
-
-@pytest.fixture
-def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
-    """What happens in each sleep; without anything left to happen, the test fails."""
-    happenings: list[Callable[[], None]] = []
-    monkeypatch.setattr("time.sleep", lambda _seconds: happenings.pop(0)())
-    return happenings
-
-
-def refused(result: Result, code: int = 2) -> str:
-    """The one sentence on stderr."""
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("slurmbridge: error: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 TOML = 'image = "python"\ncommand = ["sh", "-c", "echo $(x) `y` \'z\'"]\n'
@@ -346,235 +325,3 @@ def test_commands_for_submitters_load_no_server() -> None:
         "sys.exit(str(found) if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_local_commands_need_a_configuration(bench: Bench) -> None:
-    for words in (["serve"], ["runner"], ["up"], ["config", "check"], ["tokens", "list"]):
-        assert "does not exist" in refused(bench.run(*words, "--config", "missing.toml"))
-    broken = bench.spec("contexts = 1", "broken.toml")
-    assert "images: Field required" in refused(bench.run("config", "show", "--config", broken))
-
-
-def test_render_prints_the_script(bench: Bench) -> None:
-    words = ["render", bench.spec(TOML), "--config", bench.configuration()]
-    assert bench.run(*words).stdout == "#!/bin/sh\n# python\n"
-    assert bench.json(*words) == {"script": "#!/bin/sh\n# python\n"}
-
-
-def test_images_are_built_all_or_by_name(bench: Bench) -> None:
-    words = ["images", "build", "--config", bench.configuration()]
-    result = bench.run(*words)
-    assert result.stdout.split() == ["python", "a" * 64, "r", "a" * 64]
-    assert result.stderr.splitlines()[0] == "building python, force False\\x1b[2J"
-    built = bench.json(*words, "r", "--force")["images"]
-    assert [image["name"] for image in built] == ["r"]
-    refused(bench.run(*words, "broken"), code=1)
-
-
-def add_image(bench: Bench, line: str, *more: str) -> Result:
-    file = write_sif(bench.folder / "given.sif", line)
-    words = ["images", "add", "small", str(file), "--sha256", file_sha256(file), *more]
-    return bench.run(*words, "--config", bench.configuration())
-
-
-def test_an_image_is_added_and_it_is_said_which_one_runs(bench: Bench) -> None:
-    first = add_image(bench, "export A=1", "--remark", "from the vendor")
-    assert first.exit_code == 0, first.output
-    name, digest = first.stdout.split()
-    assert (name, first.stderr) == ("small", "small runs it\n")
-    again = add_image(bench, "export A=1")
-    assert again.stderr == "it is recorded already, and is what small runs\n"
-    second = add_image(bench, "export A=2")
-    assert second.stderr == f"small runs it from now on, and no longer {digest}\n"
-    assert json.loads(add_image(bench, "export A=2", "--json").stdout)["changed"] is False
-    listed = [image for image in bench.json("images", "list")["images"] if image["name"] == "small"]
-    assert [(image["runs"], image["added_by"]) for image in listed] == [
-        (True, "carol"), (False, "carol"),
-    ]  # fmt: skip
-    assert "added by carol" in bench.run("images", "list").stdout
-
-
-def test_an_image_of_another_digest_is_refused_in_one_sentence(bench: Bench) -> None:
-    file = write_sif(bench.folder / "given.sif")
-    words = ["images", "add", "small", str(file), "--config", bench.configuration()]
-    assert "has the SHA-256" in refused(bench.run(*words, "--sha256", "0" * 64), code=1)
-    refused(bench.run(*words))
-    refused(bench.run(*words, "--sha256", "0"))
-
-
-def test_an_image_is_shown_by_name_or_digest(bench: Bench) -> None:
-    common = ["--config", bench.configuration()]
-    old = add_image(bench, "export A=b\x1b[2J", "--remark", "x").stdout.split()[1]
-    new = add_image(bench, "export A=2").stdout.split()[1]
-    shown = bench.run("images", "show", old[:12], *common).stdout
-    assert "environment: A=b\\x1b[2J\n" in shown
-    assert "runs: no\n" in shown
-    assert f"what small runs: {new}\n" in shown
-    assert "remark: x\n" in shown
-    newer = bench.json("images", "show", "small", *common)
-    assert (newer["sha256"], newer["runs"], newer["environment"]["A"]) == (new, True, "2")
-    refused(bench.run("images", "show", old[:11], *common))
-    bench.run("images", "revoke", new, "--reason", "a reason", *common)
-    shown = bench.run("images", "show", "small", *common).stdout
-    assert f"sha256: {new}\n" in shown
-    assert "refused: the image 'small' was revoked at " in shown
-
-
-def test_images_are_verified_a_line_each_and_one_that_fails_fails_all(bench: Bench) -> None:
-    common = ["--config", bench.configuration()]
-    _, digest = add_image(bench, "export A=1").stdout.split()
-    good = bench.run("images", "verify", "small", *common)
-    short = f"small {digest[:12]}"
-    assert (good.exit_code, good.stdout) == (0, f"{short} ok: added by carol, not signed\n")
-    every = bench.run("images", "verify", *common)
-    assert every.exit_code == 1
-    assert every.stdout.splitlines()[1] == "python aaaaaaaaaaaa FAILED: the file is missing"
-    verdicts = bench.json("images", "verify", "small", *common)["images"]
-    assert verdicts[0]["problems"] == []
-    bench.run("images", "revoke", "small", "--reason", "one", *common)
-    assert "small" not in bench.run("images", "verify", *common).stdout
-    revoked = bench.run("images", "verify", digest, *common)
-    assert (revoked.exit_code, revoked.stdout) == (1, f"{short} FAILED: revoked: one\n")
-    refused(bench.run("images", "verify", "nothing", *common))
-
-
-def test_images_are_revoked_once_by_digest_or_all_of_a_name(bench: Bench) -> None:
-    common = ["--config", bench.configuration()]
-    old = add_image(bench, "export A=1").stdout.split()[1]
-    new = add_image(bench, "export A=2").stdout.split()[1]
-    said = refused(bench.run("images", "revoke", "small", "--reason", "one", *common))
-    assert f"2 images of the name small are not revoked ({new[:12]}, {old[:12]})" in said
-    refused(bench.run("images", "revoke", "small", *common))
-    refused(bench.run("images", "revoke", "nothing", "--reason", "one", *common))
-    refused(bench.run("images", "revoke", old, "--all", "--reason", "one", *common))
-    done = bench.run("images", "revoke", old[:12], "--reason", "one", *common)
-    assert (done.exit_code, done.stdout) == (0, f"small {old} revoked\n")
-    done = bench.run("images", "revoke", "small", "--all", "--reason", "two", *common)
-    assert done.stdout == f"small {new} revoked\n"
-    again = bench.run("images", "revoke", new, "--reason", "three", *common)
-    assert again.exit_code == 0
-    assert again.stdout.startswith(f"small {new} was revoked already, at ")
-    assert again.stdout.endswith(": two\n")
-    values = bench.json("images", "revoke", "small", "--all", "--reason", "four", *common)
-    assert [image["revoked_reason"] for image in values["images"]] == ["two", "one"]
-
-
-def test_the_configuration_is_checked(bench: Bench) -> None:
-    words = ["config", "check", "--config", bench.configuration()]
-    assert bench.run(*words).exit_code == 0
-    assert bench.json(*words) == {"problems": []}
-    bench.site.problems = ["images: is not a folder"]
-    result = bench.run(*words)
-    assert (result.exit_code, result.stdout) == (2, "images: is not a folder\n")
-    assert bench.json(*words, code=2) == {"problems": ["images: is not a folder"]}
-
-
-def test_settings_are_shown_with_origins_and_without_passwords(bench: Bench) -> None:
-    path = bench.configuration()
-    result = bench.run("config", "show", SLURMBRIDGE_CONFIG=path, SLURMBRIDGE_API__HOST="::1")
-    rows = {row[0]: row[1:] for row in (line.split() for line in result.stdout.splitlines())}
-    assert "geheim" not in result.stdout
-    assert rows["database"][0] == "postgresql://bridge:***@db/x"
-    assert rows["api.port"] == ["1234", path]
-    assert rows["api.host"] == ["::1", "SLURMBRIDGE_API__HOST"]
-    assert rows["slurm.poll_seconds"][1] == "default"
-    shown = bench.json("config", "show", "--config", path)["settings"]
-    assert {"key": "api.port", "value": 1234, "origin": path} in shown
-
-
-def test_tokens_are_added_listed_and_removed(bench: Bench) -> None:
-    common = ["--config", bench.configuration()]
-    token = bench.run("tokens", "add", "backend", *common).stdout.strip()
-    assert bench.front.desk.authenticate(token) == "backend"
-    assert bench.json("tokens", "add", "other", *common)["name"] == "other"
-    assert bench.run("tokens", "list", *common).stdout.splitlines()[1].startswith("tester")
-    assert bench.json("tokens", "list", *common)["tokens"][0]["name"] == "tester"
-    assert bench.run("tokens", "remove", "tester", *common).exit_code == 0
-    assert "'x'" in refused(bench.run("tokens", "remove", "x", *common))
-    for name in ("", "a b", "a\nb", "a" * 65):
-        refused(bench.run("tokens", "add", name, *common))
-
-
-def test_migrate_and_runner_act_on_the_site(bench: Bench) -> None:
-    common = ["--config", bench.configuration()]
-    assert bench.run("config", "migrate", *common).exit_code == 0
-    before = signal.getsignal(signal.SIGTERM)
-    assert bench.run("runner", *common).exit_code == 0
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert (bench.site.migrated, bench.site.ran) == (2, 1)
-
-
-def test_serve_listens_where_the_configuration_says(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served: list[tuple[str, int]] = []
-    monkeypatch.setattr("slurmbridge.api.run", lambda _app, host, port: served.append((host, port)))
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert bench.run("serve", "--config", bench.configuration()).exit_code == 0
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert served == [("127.0.0.1", 1234)]
-    assert bench.site.migrated == 1
-
-
-class PlayedDaemon:
-    """A part of `up` that ends as told."""
-
-    started: list["PlayedDaemon"] = []  # noqa: RUF012  emptied by the fixture
-    codes: Mapping[str, int | None] = {}
-
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.argv = argv
-        self.environment = environment
-        self.stopped = False
-        self.started.append(self)
-
-    def exit_code(self) -> int | None:
-        return self.codes[self.argv[-1]]
-
-    def stop(self, *, grace_seconds: float) -> int:
-        self.stopped = True
-        return 0
-
-
-@pytest.fixture
-def daemons(monkeypatch: pytest.MonkeyPatch) -> list[PlayedDaemon]:
-    monkeypatch.setattr(service, "Daemon", PlayedDaemon)
-    monkeypatch.setattr(PlayedDaemon, "started", [])
-    monkeypatch.setattr(PlayedDaemon, "codes", {"serve": None, "runner": None})
-    return PlayedDaemon.started
-
-
-@pytest.mark.parametrize(("code", "expected"), [(3, 3), (0, 1), (-9, 1), (200, 1)])
-def test_when_a_part_ends_up_stops_the_other(
-    bench: Bench,
-    daemons: list[PlayedDaemon],
-    monkeypatch: pytest.MonkeyPatch,
-    code: int,
-    expected: int,
-) -> None:
-    monkeypatch.setattr(PlayedDaemon, "codes", {"serve": None, "runner": code})
-    result = bench.run("up", "--config", bench.configuration())
-    assert f"runner ended with exit code {code}" in refused(result, code=expected)
-    assert [daemon.stopped for daemon in daemons] == [True, True]
-    assert bench.site.migrated == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_both_parts(
-    bench: Bench,
-    daemons: list[PlayedDaemon],
-    sleeps: list[Callable[[], None]],
-    number: signal.Signals,
-) -> None:
-    sleeps += [lambda: None, lambda: os.kill(os.getpid(), number)]
-    path = bench.configuration()
-    result = bench.run("up", "--config", path)
-    assert (result.exit_code, result.output) == (0, "")
-    assert [daemon.stopped for daemon in daemons] == [True, True]
-    assert [list(daemon.argv[1:]) for daemon in daemons] == [
-        ["-m", "slurmbridge.cli", "serve"],
-        ["-m", "slurmbridge.cli", "runner"],
-    ]
-    assert daemons[0].environment["SLURMBRIDGE_CONFIG"] == path

@@ -17,24 +17,7 @@ from slurmbridge.store import ImageStore
 from tests.support.builders import fresh_database
 from tests.support.sif import reader
 from tests.support.specs import IMAGE, START
-
-GOOD = """Bootstrap: debootstrap
-OSVersion: trixie
-MirrorURL: {{ mirror }}
-
-%help
-    A shell.
-
-%labels
-    org.opencontainers.image.title shell
-    org.opencontainers.image.description A shell, and more
-
-%post
-    true
-
-%test
-    true
-"""
+from tests.support.trust import DEFINITION
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -44,7 +27,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def without(section: str) -> str:
-    head, *sections = GOOD.split("\n%")
+    head, *sections = DEFINITION.split("\n%")
     return "\n%".join([head, *(text for text in sections if not text.startswith(section))])
 
 
@@ -60,7 +43,7 @@ def test_a_definition_is_shipped() -> None:
 
 
 def test_labels_are_read_with_all_their_words(tmp_path: Path) -> None:
-    assert read_definition(written(tmp_path, GOOD)).labels == {
+    assert read_definition(written(tmp_path, DEFINITION)).labels == {
         "org.opencontainers.image.title": "shell",
         "org.opencontainers.image.description": "A shell, and more",
     }
@@ -80,7 +63,7 @@ def test_all_sections_that_are_missing_are_named_at_once(tmp_path: Path) -> None
 
 
 def test_labels_without_a_label_are_none(tmp_path: Path) -> None:
-    text = GOOD.replace("    org.opencontainers.image.title shell\n", "")
+    text = DEFINITION.replace("    org.opencontainers.image.title shell\n", "")
     text = text.replace("    org.opencontainers.image.description A shell, and more\n", "")
     with pytest.raises(DefinitionInvalid, match="has no label under %labels"):
         read_definition(written(tmp_path, text))
@@ -88,14 +71,14 @@ def test_labels_without_a_label_are_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bootstrap", ["shub", "library", "localimage", "Docker ", ""])
 def test_a_definition_that_starts_from_elsewhere_is_refused(bootstrap: str, tmp_path: Path) -> None:
-    text = GOOD.replace("Bootstrap: debootstrap", f"Bootstrap: {bootstrap}")
+    text = DEFINITION.replace("Bootstrap: debootstrap", f"Bootstrap: {bootstrap}")
     with pytest.raises(DefinitionInvalid, match=r"has Bootstrap: .*allowed: debootstrap, docker"):
         read_definition(written(tmp_path, text))
 
 
 def test_a_definition_that_starts_from_nowhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DefinitionInvalid, match=r"Bootstrap: \(none\)"):
-        read_definition(written(tmp_path, GOOD.replace("Bootstrap: debootstrap\n", "")))
+        read_definition(written(tmp_path, DEFINITION.replace("Bootstrap: debootstrap\n", "")))
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "bytes"])
@@ -122,7 +105,7 @@ def builder(tmp_path: Path, image: Image) -> ImageBuilder:
 
 
 def test_an_image_that_is_recorded_and_intact_is_not_built_again(tmp_path: Path) -> None:
-    definition = written(tmp_path, GOOD)
+    definition = written(tmp_path, DEFINITION)
     built = tmp_path / "shell.sif"
     built.write_bytes(b"image")
     image = IMAGE.model_copy(
@@ -140,7 +123,7 @@ def test_an_image_that_is_recorded_and_intact_is_not_built_again(tmp_path: Path)
 
 
 def test_only_what_is_defined_can_be_built(tmp_path: Path) -> None:
-    written(tmp_path, GOOD)
+    written(tmp_path, DEFINITION)
     (tmp_path / "notes.txt").touch()
     images = builder(tmp_path, IMAGE)
     assert images.names() == ["shell"]
