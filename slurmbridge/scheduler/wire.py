@@ -41,9 +41,11 @@ _UNAVAILABLE = re.compile(
 )
 _NOT_SENT = re.compile(r"connect failure|connection refused", re.IGNORECASE)
 # Slurm's words for limits that other jobs' ends resolve.
-_LIMIT = re.compile(
+# What time resolves: limits, and nodes to keep away from of which the bridge does not know yet that
+# they left the cluster. A submitter names no node.
+_PASSING = re.compile(
     r"job violates accounting/qos policy|(qos|assoc)\w*(max|grp|min)\w*"
-    r"|maxjobcount|slurm temporarily unable to accept job|rate limit",
+    r"|maxjobcount|slurm temporarily unable to accept job|rate limit|invalid node name",
     re.IGNORECASE,
 )
 _GONE = re.compile(r"already completing or completed|invalid job id", re.IGNORECASE)
@@ -65,7 +67,7 @@ def refusal(message: str) -> SubmissionRefused | SchedulerUnavailable:
     if _UNAVAILABLE.search(text):
         return SchedulerUnavailable(f"Slurm did not answer: {text}")
     return SubmissionRefused(
-        f"Slurm refused the job: {text}", retry=_LIMIT.search(text) is not None
+        f"Slurm refused the job: {text}", retry=_PASSING.search(text) is not None
     )
 
 

@@ -114,6 +114,8 @@ def test_after_a_silence_it_is_not_known_whether_the_job_exists(message: str) ->
         "AssocGrpSubmitJobsLimit",
         "Batch job submission failed: Slurm temporarily unable to accept job",
         "MaxJobCount limit from slurm.conf exceeded",
+        # --exclude names a node that has just left the cluster.
+        "Batch job submission failed: Invalid node name specified",
     ],
 )
 def test_a_limit_that_time_resolves_says_so(message: str) -> None:
