@@ -1,10 +1,12 @@
 """`slurmbridge show --verify`: whether the bridge attests the seal of a Process."""
 
+import re
+
 import typer
 
 from slurmbridge.cli import output
 from slurmbridge.cli.root import session
-from slurmbridge.errors import AttestationInvalid
+from slurmbridge.errors import AttestationInvalid, RequestError
 from slurmbridge.model import Attestation, Process
 
 
@@ -13,7 +15,10 @@ def verify(context: typer.Context, process_id: str, key: str | None, as_json: bo
 
     Raises:
         AttestationInvalid, NotAttested
+        RequestError: `key` is none.
     """
+    if key is not None and not re.fullmatch("[0-9A-Fa-f]{64}", key):
+        raise RequestError("--key takes a public key: 64 hexadecimal digits")
     with session(context).client() as client:
         process = client.get(process_id)
         attestation = client.attestation(process_id)

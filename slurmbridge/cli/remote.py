@@ -125,6 +125,10 @@ def show(
 
     With --verify, the exit code is 0 only if the bridge attests that its container was sealed.
     """
+    if key is not None and not verify:
+        raise RequestError("--key goes with --verify: without it nothing is verified")
+    if with_events and verify:
+        raise RequestError("--events and --verify exclude each other")
     if verify:
         attested.verify(context, process_id, key, as_json)
         return

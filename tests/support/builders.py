@@ -43,6 +43,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN_ID = process_id(1)
 GOLDEN_CONTEXTS = Path("/shared/contexts")
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+OTHER_KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
 LEASE = timedelta(seconds=300)
 RETRY = timedelta(seconds=5)
 ABSENCE = timedelta(seconds=120)

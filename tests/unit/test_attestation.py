@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,10 +23,9 @@ from slurmbridge.container.signing import SigningKey, is_signed
 from slurmbridge.errors import AttestationInvalid
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Attestation, Process, job_name
-from tests.support.builders import KEY
+from tests.support.builders import KEY, OTHER_KEY
 from tests.support.specs import START, process_id, spec
 
-OTHER_KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
 EXPECTED = ("a 1", "b ä", "? c")
 SUBJECT = Subject(process_id(1), 7, "1" * 64, "2" * 64, "3" * 64, "4" * 64)
 GOOD = attest(SUBJECT, Found("node1", START, ("a 1", "b ä")), EXPECTED, KEY)
