@@ -31,6 +31,13 @@ def _plain_folder(path: Path) -> Path:
     return path
 
 
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"must be absolute: {str(path)!r}")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 PlainFolder = Annotated[Path, AfterValidator(_plain_folder)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -100,15 +107,13 @@ class LimitSettings(Section):
 class ImageTrustSettings(Section):
     """Whose signatures count."""
 
-    key: Path | None = None
+    key: AbsolutePath | None = None
     required: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> "ImageTrustSettings":
         if self.required and self.key is None:
             raise ValueError("required needs a key")
-        if self.key is not None and not self.key.is_absolute():
-            raise ValueError(f"key must be absolute: {str(self.key)!r}")
         return self
 
 
@@ -136,7 +141,7 @@ class Settings(BaseSettings):
     mirror: str | None = None
     default_destination: str | None = None
     # An Ed25519 key (PEM, mode 600), made at a Runner's first start.
-    signing_key: Path = Path("/var/lib/slurmbridge/signing_key.pem")
+    signing_key: AbsolutePath = Path("/var/lib/slurmbridge/signing_key.pem")
     stores: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], StoreSettings]
     api: ApiSettings = ApiSettings()
     slurm: SlurmSettings = SlurmSettings()

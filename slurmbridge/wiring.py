@@ -25,7 +25,7 @@ from slurmbridge.bridge.render import Renderer
 from slurmbridge.container.helpers import HelperBuilder, source_sha256
 from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
 from slurmbridge.container.sif import SifReader
-from slurmbridge.container.signing import SigningKey, load_key
+from slurmbridge.container.signing import SigningKey, key_problem, load_key
 from slurmbridge.container.trust import ImageKeeper, SignatureRule
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import ConfigurationError, HelpersMissing, SlurmBridgeError
@@ -130,10 +130,12 @@ class Site:
         Raises:
             HelpersMissing
         """
-        builder = HelperBuilder(
-            self._helpers, LocalShell(), folder=self._settings.images, clock=_now
-        )
+        builder = self._helper_builder()
         return builder.build() if force else builder.ensure()
+
+    def _helper_builder(self) -> HelperBuilder:
+        folder = self._settings.images
+        return HelperBuilder(self._helpers, LocalShell(), folder=folder, clock=_now)
 
     @cached_property
     def _helpers(self) -> HelperStore:
@@ -207,12 +209,17 @@ class Site:
         key = settings.image_trust.key
         if key is not None and not os.access(key, os.R_OK):
             found.append(f"image_trust.key: {key} cannot be read")
+        found += filter(None, [key_problem(settings.signing_key)])
         try:
             assert self._templates.digest
+            assert self._templates.doctor_digest
         except SlurmBridgeError as error:
             found.append(f"templates: {error}")
         try:
             self._database.check_schema()
+            found += filter(None, [self._helper_builder().problem()])
+        except HelpersMissing as error:
+            found.append(f"the sealing helpers: {error}")
         except SlurmBridgeError as error:
             found.append(f"database: {error}")
         return found

@@ -17,7 +17,9 @@ SOURCES = Path(__file__).parent.parent / "node"
 NAMES = ("sbseal", "sbprobe")
 # Static, because nothing of the image may have a say in them.
 FLAGS = ("-std=gnu17", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-static", "-s")
+COMPILER = "gcc"
 _COMPILE_SECONDS = 120.0
+_ASK_SECONDS = 10.0
 
 
 def source_sha256(sources: Path = SOURCES) -> str:
@@ -69,29 +71,42 @@ class HelperBuilder:
         Raises:
             HelpersMissing
         """
-        recorded = self._records.latest()
-        if (
-            recorded
-            and recorded.source_sha256 == source_sha256(self._sources)
-            and _is_intact(recorded)
-        ):
-            return recorded
-        return self.build()
+        return self._usable() or self.build()
 
-    def build(self, compiler: str = "gcc", architecture: str | None = None) -> Helpers:
+    def problem(self) -> str | None:
+        """What stands in the way of `ensure`, as far as can be seen without compiling."""
+        try:
+            if self._usable():
+                return None
+            question = Command((COMPILER, "-print-file-name=libc.a"), timeout_seconds=_ASK_SECONDS)
+            reply = self._shell.run(question)
+        except (HelpersMissing, ShellUnavailable) as error:
+            return f"the sealing helpers are not built, and cannot be: {error}"
+        # A compiler that has no such file says its name and nothing more.
+        if reply.exit_code != 0 or not reply.stdout.startswith("/"):
+            return "the sealing helpers are not built, and libc's static library is missing"
+        return None
+
+    def _usable(self) -> Helpers | None:
+        recorded = self._records.latest()
+        if recorded and recorded.source_sha256 == source_sha256(self._sources):
+            return recorded if _is_intact(recorded) else None
+        return None
+
+    def build(self) -> Helpers:
         """Compile and record.
 
         Raises:
             HelpersMissing: the compiler is missing or fails.
         """
         source = source_sha256(self._sources)
-        architecture = architecture or platform.machine()
+        architecture = platform.machine()
         try:
             with tempfile.TemporaryDirectory(prefix=".build-", dir=self._folder) as scratch:
                 fresh = Path(scratch) / "helpers"
                 fresh.mkdir(mode=0o750)
                 for name in NAMES:
-                    self._compile(compiler, name, fresh / name)
+                    self._compile(name, fresh / name)
                 digests = {name: _sha256(fresh / name) for name in NAMES}
                 final = self._folder / f"helpers-{architecture}-{_short(digests)}"
                 _put(fresh, final, digests)
@@ -110,8 +125,8 @@ class HelperBuilder:
         self._records.record(helpers)
         return helpers
 
-    def _compile(self, compiler: str, name: str, target: Path) -> None:
-        argv = (compiler, *FLAGS, "-o", str(target), str(self._sources / f"{name}.c"))
+    def _compile(self, name: str, target: Path) -> None:
+        argv = (COMPILER, *FLAGS, "-o", str(target), str(self._sources / f"{name}.c"))
         try:
             reply = self._shell.run(Command(argv, timeout_seconds=_COMPILE_SECONDS))
         except ShellUnavailable as error:
@@ -120,7 +135,7 @@ class HelperBuilder:
                 "library, or build them elsewhere"
             ) from error
         if reply.exit_code != 0:
-            raise HelpersMissing(f"{compiler} failed on {name}.c: {reply.stderr.strip()[-2000:]}")
+            raise HelpersMissing(f"{COMPILER} failed on {name}.c: {reply.stderr.strip()[-2000:]}")
         target.chmod(0o550)
 
 

@@ -51,6 +51,20 @@ def load_key(path: Path) -> SigningKey:
     return SigningKey(key)
 
 
+def key_problem(path: Path) -> str | None:
+    """Why the key cannot be used, or be made where there is none; None when it can."""
+    try:
+        if path.exists():
+            load_key(path)
+        elif not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+            return f"signing_key: {path} cannot be made: {path.parent} cannot be written to"
+    except ConfigurationError as error:
+        return str(error)
+    except OSError as error:
+        return f"signing_key: {path} cannot be used: {error.strerror}"
+    return None
+
+
 def _make(path: Path) -> None:
     text = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from slurmbridge.container import helpers
 from slurmbridge.container.helpers import FLAGS, NAMES, SOURCES
 from slurmbridge.errors import HelpersMissing
 from slurmbridge.model import Helpers
@@ -128,9 +129,12 @@ def test_a_compiler_that_does_not_like_the_source_is_quoted(folder: Path, source
     assert list(folder.iterdir()) == []
 
 
-def test_a_compiler_that_is_missing_is_told_with_what_to_do(folder: Path) -> None:
+def test_a_compiler_that_is_missing_is_told_with_what_to_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers, "COMPILER", "no-such-compiler")
     with pytest.raises(HelpersMissing, match=r"no-such-compiler.*Install gcc"):
-        builder(folder).build("no-such-compiler")
+        builder(folder).build()
     assert list(folder.iterdir()) == []
 
 
@@ -200,6 +204,31 @@ def test_helpers_are_built_again_when_their_folder_is_gone(ensure: Callable[[], 
     assert Path(first.path).is_dir()
 
 
+def test_helpers_that_are_whole_are_no_problem_without_a_compiler(
+    folder: Path, sources: Path, records: HelperList, compiler: Compiler
+) -> None:
+    made = builder(folder, records, sources=sources, shell=compiler)
+    made.build()
+    compiler.complaint = "no compiler"
+    assert made.problem() is None
+    (sources / "sbseal.c").write_text("changed")
+    assert "libc's static library is missing" in str(made.problem())
+
+
+@pytest.mark.parametrize(("said", "found"), [("/usr/lib/libc.a\n", True), ("libc.a\n", False)])
+def test_a_compiler_without_a_static_library_is_a_problem(
+    folder: Path, said: str, found: bool
+) -> None:
+    class Asked(Compiler):
+        def run(self, command: Command) -> Reply:
+            assert command.argv == ("gcc", "-print-file-name=libc.a")
+            return Reply(0, said, "")
+
+    problem = builder(folder, shell=Asked()).problem()
+    assert (problem is None) is found
+    assert list(folder.iterdir()) == []
+
+
 def test_helpers_that_cannot_be_built_again_leave_the_earlier_ones(
     ensure: Callable[[], Helpers], compiler: Compiler, sources: Path, records: HelperList
 ) -> None:
@@ -230,14 +259,6 @@ def test_of_two_that_build_at_once_both_end_with_whole_helpers(
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(HelpersMissing, match=r"cannot be built: .*nowhere.*No such file"):
         builder(tmp_path / "nowhere", shell=Compiler()).build()
-
-
-def test_what_is_built_elsewhere_is_kept_apart(folder: Path, compiler: Compiler) -> None:
-    here = builder(folder, shell=compiler).build(architecture="x86_64")
-    there = builder(folder, shell=compiler).build("aarch64-linux-gnu-gcc", "aarch64")
-    assert Path(here.path).name.startswith("helpers-x86_64-")
-    assert Path(there.path).name.startswith("helpers-aarch64-")
-    assert compiler.calls[-1][0] == "aarch64-linux-gnu-gcc"
 
 
 def test_the_shipped_sources_are_where_they_are_looked_for() -> None:

@@ -79,7 +79,7 @@ def test_a_key_that_is_not_known_is_named(text: str, key: str, write: Write) -> 
         ("[limits]\noutput_files = -1", "limits.output_files"),
         ("[limits]\nlog_file_mib = 0", "limits.log_file_mib"),
         ("[image_trust]\nrequired = true", "image_trust: "),
-        ("[image_trust]\nkey = 'key.pem'", "image_trust: "),
+        ("[image_trust]\nkey = 'key.pem'", "image_trust.key"),
         ("[stores.UPPER]\nfolder = '/a'", "stores.UPPER"),
         ("[stores.'a:b']\nfolder = '/a'", "stores.a:b"),
     ],
