@@ -104,7 +104,7 @@ class Site:
 
     def desk(self) -> Desk:
         """What the API serves."""
-        return Desk(self._database, self._rules, clock=_now, new_id=new_ulid)
+        return Desk(self._database, self._rules, self._helpers, clock=_now, new_id=new_ulid)
 
     def migrate(self) -> None:
         """Bring the database's schema up to date."""

@@ -9,7 +9,12 @@ from hashlib import sha256
 
 from slurmbridge.bridge.checks import Rules, check, untrusted
 from slurmbridge.bridge.examine import known_capability
-from slurmbridge.errors import DatabaseUnavailable, SchedulerUnavailable, Unauthenticated
+from slurmbridge.errors import (
+    DatabaseUnavailable,
+    HelpersMissing,
+    SchedulerUnavailable,
+    Unauthenticated,
+)
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import (
     Attestation,
@@ -22,6 +27,7 @@ from slurmbridge.model import (
 )
 from slurmbridge.store import (
     Database,
+    HelperStore,
     ImageStore,
     KeyStore,
     NodeStore,
@@ -55,6 +61,7 @@ class Desk:
         self,
         database: Database,
         rules: Rules,
+        helpers: HelperStore,
         *,
         clock: Callable[[], datetime],
         new_id: Callable[[], str],
@@ -66,6 +73,7 @@ class Desk:
         self._site = SiteStore(database)
         self._keys = KeyStore(database)
         self._nodes = NodeStore(database)
+        self._helpers = helpers
         self._rules = rules
         self._clock = clock
         self._new_id = new_id
@@ -137,8 +145,10 @@ class Desk:
         """The images that are recorded, newest first."""
         required = self._rules.signature_required
         found: list[ListedImage] = []
+        named: set[str] = set()
         for image in self._images.all():
-            latest = all(image.name != newer.name for newer in found)
+            latest = image.name not in named
+            named.add(image.name)
             runs = latest and untrusted(image, signature_required=required) is None
             found.append(ListedImage(**image.model_dump(), runs=runs))
         return found
@@ -172,6 +182,10 @@ class Desk:
         errors = sorted({r.scheduler_error for r in runners if r.scheduler_error})
         if errors and all(runner.scheduler_error for runner in runners):
             return Readiness(tuple(errors))
+        try:
+            self._helpers.get()
+        except (HelpersMissing, DatabaseUnavailable) as error:
+            return Readiness((str(error),))
         return Readiness(())
 
 

@@ -190,6 +190,7 @@ class Bridge:
         self.desk = Desk(
             self.database,
             Rules(frozenset({"data"}), frozenset({"results"}), has_default_destination=True),
+            HelperStore(self.database, HELPERS.source_sha256),
             clock=self.clock,
             new_id=lambda: process_id(next(numbers)),
         )

@@ -18,8 +18,9 @@ from slurmbridge.bridge.desk import Desk
 from slurmbridge.client import Client
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import ComputeCapability, Image, Partition
-from slurmbridge.store import Database, ImageStore, ProcessStore, SiteStore
+from slurmbridge.store import Database, HelperStore, ImageStore, ProcessStore, SiteStore
 from slurmbridge.store.processes import Change
+from tests.support.specs import HELPERS
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
 URL = "http://bridge.test"
@@ -123,6 +124,7 @@ def _furnished() -> bytes:
     database = Database("sqlite://")
     database.migrate()
     ImageStore(database).record(IMAGE)
+    HelperStore(database, HELPERS.source_sha256).record(HELPERS)
     SiteStore(database).record_capability(CAPABILITY)
     content: bytes = _driver(database).serialize()
     database.close()
@@ -139,6 +141,7 @@ def opened() -> Iterator[Front]:
     desk = Desk(
         database,
         rules,
+        HelperStore(database, HELPERS.source_sha256),
         clock=lambda: NOW + timedelta(seconds=next(numbers)),
         new_id=lambda: f"{next(numbers):026}",
     )

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from sqlalchemy import text
 
 from slurmbridge import errors
 from slurmbridge.api import problems, routes
@@ -271,6 +272,10 @@ def test_readiness_says_what_is_missing(front: Front) -> None:
         assert found["problems"] == ["no Runner is alive: accepted Processes wait"]
         SiteStore(front.database).heartbeat(RunnerStatus("r", "h", "fake", NOW, None))
         assert http.get("/readyz").json() == {"status": "ok"}
+        with front.database.write() as connection:
+            connection.execute(text("DELETE FROM helper"))
+        found = problem(http.get("/readyz"), 503, "not-ready")
+        assert "the sealing helpers are not built" in found["problems"][0]
 
 
 def test_pages_lead_to_each_other(http: httpx.Client) -> None:
