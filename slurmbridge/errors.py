@@ -90,6 +90,12 @@ class IllegalTransition(RequestError):
     code = "illegal-transition"
 
 
+class NotAttested(RequestError):
+    """The container of a Process was not attested, or not yet."""
+
+    code = "not-attested"
+
+
 class SubmissionRefused(RequestError):
     """Slurm refused the job. `retry` is set when a limit was reached that time resolves."""
 
@@ -175,12 +181,6 @@ class ImageBuildFailed(ContainerError):
     """Apptainer could not build an image, or its %test failed."""
 
     code = "image-build-failed"
-
-
-class NotAttested(RequestError):
-    """The container of a Process was not attested, or not yet."""
-
-    code = "not-attested"
 
 
 class HelpersMissing(ContainerError):

@@ -42,6 +42,8 @@ def doctor(
     capability = site.known_capability() if cached else _examined(site, names or [], timeout)
     if capability is None:
         raise SchedulerUnavailable("no Runner has reported on the cluster yet")
+    if not capability.nodes:
+        raise SchedulerUnavailable("no Runner has reported the nodes of the cluster yet")
     if unknown := sorted(set(names or []) - {node.node for node in capability.nodes}):
         raise RequestError(f"there is no node {', '.join(unknown)}")
     nodes = [node for node in capability.nodes if not names or node.node in names]

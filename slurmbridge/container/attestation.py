@@ -12,6 +12,8 @@ from slurmbridge.errors import AttestationInvalid
 from slurmbridge.model import Attestation, Process
 
 VERSION = 1
+_TOLD_LINES = 20
+_TOLD_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,17 @@ def verify(attestation: Attestation, process: Process, *, public_key: str) -> No
 
 
 def sentence(differences: Differences) -> str:
-    """What differed, in words."""
+    """What differed, in words: the first few of each kind, for the attestation has them all."""
     parts = []
     if differences.unexpected:
-        parts.append(f"found {', '.join(differences.unexpected)}")
+        parts.append(f"found {_listed(differences.unexpected)}")
     if differences.missing:
-        parts.append(f"missed {', '.join(differences.missing)}")
+        parts.append(f"missed {_listed(differences.missing)}")
     return "; ".join(parts) or "nothing differs"
+
+
+def _listed(lines: Sequence[str]) -> str:
+    # A reason is one line of text, and PostgreSQL takes no NUL in it.
+    shown = [line[:_TOLD_CHARACTERS].replace("\0", "\\x00") for line in lines[:_TOLD_LINES]]
+    more = len(lines) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -139,6 +139,15 @@ def test_what_differs_is_said_in_words(
     assert sentence(Differences(unexpected, missing)) == words
 
 
+def test_of_many_differences_the_first_are_told() -> None:
+    many = tuple(f"variable {'x' * 300}{number}\0" for number in range(100))
+    said = sentence(Differences(many, ()))
+    assert said.startswith("found variable xxx")
+    assert said.endswith(" and 80 more")
+    assert len(said) < 5000
+    assert sentence(Differences(("a\0",), ())) == "found a\\x00"
+
+
 # --- verifying ---
 
 

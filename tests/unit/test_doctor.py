@@ -53,6 +53,13 @@ def test_a_named_node_is_examined_alone_and_counts_alone(bench: Bench) -> None:
     assert "n2" not in result.stdout
 
 
+def test_where_no_node_is_known_nothing_is_well(bench: Bench) -> None:
+    bench.site.nodes = []
+    result = bench.run("doctor", "--cached")
+    assert result.exit_code == 1
+    assert "no Runner has reported the nodes of the cluster yet" in result.stderr
+
+
 def test_who_gives_no_answer_is_given_up(bench: Bench) -> None:
     bench.site.examiner_ = PlayedExaminer({"n2"})
     result = bench.run("doctor", "--timeout", "1")
