@@ -43,8 +43,8 @@ MEANING = {
     "every 3 s. After a Runner dies, others wait this long.",
     "runner.retry_seconds": "Pause before something that failed is tried again.",
     "limits.input_mib": "How much code and inputs of one Process may hold.",
-    "limits.output_mib": "How much `/output` of one Process may hold.",
-    "limits.output_files": "How many files `/output` of one Process may hold.",
+    "limits.output_mib": "How much `/output` of one Process, with its trace, may hold.",
+    "limits.output_files": "How many files, and as many folders, `/output` of a Process may hold.",
     "limits.log_file_mib": "How much `stdout.txt` and `stderr.txt` may hold, each. What is printed "
     "beyond that is dropped, and the job log says how much it was.",
     "limits.log_kib": "How much of each log stream is kept in the database, for the API.",

@@ -10,6 +10,7 @@ from tests.support.stage import (
     Stage,
     each_way,
     end_group,
+    running_below,
     soon,
     staged,
 )
@@ -86,6 +87,14 @@ def test_a_trace_that_cannot_be_written_is_the_sites_to_put_right(minimal: Stage
     assert minimal.left("refused") == NOT_KEPT
 
 
+def test_a_program_whose_record_nobody_takes_any_more_is_killed(minimal: Stage) -> None:
+    minimal.stub("zstd", "until [ -e $out/started ]; do sleep 0.02; done\nexit 1")
+    minimal.program("trap '' TERM\n" + GOES_ON)
+    assert minimal.run() == 78
+    assert minimal.left("refused") == NOT_KEPT
+    assert soon(lambda: not running_below(minimal.context))
+
+
 # --- /output ---
 
 WRITES = "head --bytes={size} /dev/zero >output/big\n"
@@ -103,6 +112,16 @@ def test_a_program_that_writes_more_than_the_site_takes_is_killed(
     assert stage.left("exit_code") == "137"
     assert stage.left("refused") is None
     assert stage.left("stdout.txt") == "printed"
+    assert "killed: /output " in stage.log.read_text()
+
+
+def test_a_trace_that_outgrows_what_the_site_takes_ends_the_program(tmp_path: Path) -> None:
+    stage = staged(GOLDEN / "minimal.toml", tmp_path, output_limit=4 * LIMIT)
+    stage.replace(WEIGHED_OFTEN)
+    stage.program(f"head --bytes={5 * LIMIT} /dev/zero >>trace.zst\ntrap '' TERM\n" + GOES_ON)
+    assert stage.run() == 137
+    assert stage.left("refused") is None
+    assert "killed: /output and the trace hold" in stage.log.read_text()
 
 
 def test_a_program_that_writes_less_is_left_alone(tmp_path: Path) -> None:
@@ -114,8 +133,25 @@ def test_a_program_that_writes_less_is_left_alone(tmp_path: Path) -> None:
     assert stage.run() == 0
 
 
-def test_outputs_that_cannot_be_weighed_end_nothing(minimal: Stage) -> None:
+def test_outputs_that_cannot_be_weighed_now_and_then_end_nothing(minimal: Stage) -> None:
     minimal.replace(WEIGHED_OFTEN)
-    minimal.stub("du", """echo tried >>"$out/weighed"; exit 1""")
-    minimal.program("until [[ -e $out/weighed ]]; do sleep 0.02; done; sleep 0.1")
+    minimal.stub(
+        "du",
+        """echo tried >>"$out/weighed"
+[[ $(($(wc --lines <"$out/weighed") % 3)) == 0 ]] || exit 1
+exec /usr/bin/du "$@" """,
+    )
+    minimal.program(
+        'touch "$out/weighed"\n'
+        'until [[ $(wc --lines <"$out/weighed") -ge 9 ]]; do sleep 0.02; done\n'
+    )
     assert minimal.run() == 0
+
+
+def test_a_program_whose_outputs_can_never_be_weighed_is_killed(minimal: Stage) -> None:
+    minimal.replace(WEIGHED_OFTEN)
+    minimal.stub("du", "exit 1")
+    minimal.program("trap '' TERM\n" + GOES_ON)
+    assert minimal.run() == 137
+    assert minimal.left("refused") is None
+    assert "could not be weighed" in minimal.log.read_text()
