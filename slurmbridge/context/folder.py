@@ -283,6 +283,10 @@ def _remove(root: Path) -> None:
             found = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for path, is_folder in found:
             if is_folder:
+                # Most are empty by now, or always were.
+                with suppress(OSError):
+                    Path(path).rmdir()
+                    continue
                 moved += 1
                 up = root / f".removed-{token}-{moved}"
                 Path(path).chmod(0o700)

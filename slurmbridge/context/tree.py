@@ -5,11 +5,13 @@ while the copy runs leads nowhere.
 """
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -17,6 +19,8 @@ _CHUNK = 1 << 20
 DEPTH_LIMIT = 64
 # Half of Linux's PATH_MAX: the same path has to fit below another folder.
 PATH_BYTES_LIMIT = 2048
+# On average over as many files as are allowed: outputs are named in the database and by the API.
+MEAN_PATH_LIMIT = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,8 @@ class _Survey:
         self.files: list[_Found] = []
         self.ignored: list[Ignored] = []
         self._limit = limit
+        self._folders = 0
+        self._names = 0
 
     def add(self, entry: _Found | Ignored) -> None:
         """Note an entry. Raises TooMuch."""
@@ -102,15 +108,30 @@ class _Survey:
             self.files.append(entry)
         if max(len(self.files), len(self.ignored)) > self._limit:
             raise TooMuch(f"more than the {self._limit} files that are allowed")
+        # As it is written in JSON, where a control character takes six letters.
+        self._names += len(json.dumps(entry.path))
+        if self._names > (most := self._limit * MEAN_PATH_LIMIT):
+            raise TooMuch(f"paths of more than the {most} letters that are allowed together")
+
+    def names(self, folder: int) -> list[bytes]:
+        """What a folder holds, in order. Raises TooMuch."""
+        self._folders += 1
+        if self._folders > self._limit + 1:
+            raise TooMuch(f"more than {self._limit} folders, as many as files are allowed")
+        # Files, folders and what is ignored, each up to the limit: more cannot be allowed.
+        most = 3 * self._limit
+        with os.scandir(folder) as entries:
+            found = [os.fsencode(entry.name) for entry in islice(entries, most + 1)]
+        if len(found) > most:
+            raise TooMuch(f"more than the {self._limit} files that are allowed")
+        return sorted(found)
 
 
 def _survey(folder: int, prefix: str, found: _Survey) -> None:
     if prefix.count("/") >= DEPTH_LIMIT:
         found.add(Ignored(_printable(prefix), f"deeper than {DEPTH_LIMIT} folders"))
         return
-    with os.scandir(folder) as entries:
-        names = sorted(os.fsencode(entry.name) for entry in entries)
-    for raw in names:
+    for raw in found.names(folder):
         name = os.fsdecode(raw)
         path = prefix + name
         if len(os.fsencode(path)) > PATH_BYTES_LIMIT:

@@ -77,3 +77,35 @@ def test_a_deep_and_wide_tree_is_carried_as_far_as_it_is_allowed(run: Run) -> No
     carried = {file.path for file in process.outputs if file.path.startswith("output/")}
     assert carried == {"output/flat"}
     assert "deeper than" in process.outputs_ignored[0]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("for n in range(10002): os.mkdir(f'/output/{n}')", "folders"),
+        ("for n in range(40000): os.mknod(f'/output/{n}')", "files"),
+        ("for n in range(9000): os.mknod('/output/' + chr(1) * 100 + str(n))", "paths"),
+    ],
+)
+def test_a_flood_of_names_is_too_much(run: Run, script: str, reason: str) -> None:
+    process = run("python3", "-c", f"import os\n{script}")
+    assert process.state is ProcessState.EXECUTOR_ERROR
+    assert process.reason is not None
+    assert reason in process.reason
+    assert {file.path for file in process.outputs} == {"stdout.txt", "stderr.txt", "job.log"}
+
+
+def test_a_program_whose_trace_nobody_takes_any_more_does_not_go_on(
+    bridge: Cluster, client: Client
+) -> None:
+    command = ["python3", "-c", "print(1, flush=True)\nimport time; time.sleep(40); print(2)"]
+    process = client.submit(parse_spec({**SMALL, "trace": "audit", "command": command}))
+    until("output", lambda: client.log(process.id).data)
+    node = client.get(process.id).nodes
+    assert node
+    its_own = '[[ $(readlink "/proc/$pid/cwd") != *"$1" ]] || kill -9 "$pid"'
+    find = f"for pid in $(pgrep -x zstd); do {its_own}; done"
+    bridge.must(node, "bash", "-c", find, "bash", process.id)
+    ended = client.wait(process.id, timeout_seconds=30, poll_seconds=0.2)
+    assert ended.state is ProcessState.SYSTEM_ERROR
+    assert client.log(process.id).data == b"1\n"

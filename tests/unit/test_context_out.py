@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Callable
@@ -224,6 +225,41 @@ def test_more_links_than_files_are_allowed_are_too_much(
     carried = carry(folder, target, Bounds(100, 2))
     assert carried.too_much
     assert len(carried.ignored) <= 2
+
+
+def test_more_folders_than_files_are_allowed_are_too_much(
+    folder: ContextFolder, output: Path, target: Path
+) -> None:
+    for name in "abc":
+        (output / name).mkdir()
+    assert carry(folder, target, Bounds(100, 3)).too_much is None
+    shutil.rmtree(target)
+    assert "folders" in (carry(folder, target, Bounds(100, 2)).too_much or "")
+
+
+def test_of_a_flood_of_names_no_more_are_read_than_can_be_allowed(
+    folder: ContextFolder, output: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        (output / str(number)).touch()
+    seen: list[str] = []
+
+    def fsencode(name: str) -> bytes:
+        seen.append(name)
+        return name.encode()
+
+    monkeypatch.setattr("slurmbridge.context.tree.os.fsencode", fsencode)
+    assert carry(folder, target, Bounds(100, 2)).too_much
+    assert len(seen) < 10
+
+
+def test_names_that_would_flood_the_database_are_too_much(
+    folder: ContextFolder, output: Path, target: Path
+) -> None:
+    for number in range(10):
+        # Each letter takes six in JSON.
+        (output / ("\x01" * 100 + str(number))).touch()
+    assert "paths" in (carry(folder, target, Bounds(100, 10)).too_much or "")
 
 
 def test_outputs_that_just_fit_are_carried(
