@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from fastapi import FastAPI
@@ -131,6 +131,12 @@ def _furnished() -> bytes:
     return content
 
 
+@cache
+def _application() -> FastAPI:
+    # It works its routes out at the first request of each kind, which takes longer than most tests.
+    return create_app(cast(Desk, None))
+
+
 @contextmanager
 def opened() -> Iterator[Front]:
     """A front with one image, one partition and one account."""
@@ -145,8 +151,10 @@ def opened() -> Iterator[Front]:
         clock=lambda: NOW + timedelta(seconds=next(numbers)),
         new_id=lambda: f"{next(numbers):026}",
     )
+    app = _application()
+    app.state.desk = desk
     try:
         with asyncio.Runner() as loop:
-            yield Front(database, desk, create_app(desk), loop, desk.add_token("tester"))
+            yield Front(database, desk, app, loop, desk.add_token("tester"))
     finally:
         database.close()

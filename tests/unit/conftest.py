@@ -1,5 +1,6 @@
 """How unit tests are run."""
 
+import gc
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -13,6 +14,12 @@ settings.register_profile("unit", max_examples=40, deadline=None)
 settings.load_profile("unit")
 
 NOBODY = 65534
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no collection of garbage has to look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`slurmbridge doctor`, with nodes that are played."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,9 @@ def test_where_no_node_is_known_nothing_is_well(bench: Bench) -> None:
     assert "no Runner has reported the nodes of the cluster yet" in result.stderr
 
 
-def test_who_gives_no_answer_is_given_up(bench: Bench) -> None:
+def test_who_gives_no_answer_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = count(step=0.3)
+    monkeypatch.setattr("time.monotonic", lambda: next(moments))
     bench.site.examiner_ = PlayedExaminer({"n2"})
     result = bench.run("doctor", "--timeout", "1")
     assert result.exit_code == 1

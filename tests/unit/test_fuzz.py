@@ -19,10 +19,10 @@ def build(harness: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["sbseal", "sbprobe"])
-def test_nothing_breaks_a_helper_within_a_second(name: str, tmp_path: Path) -> None:
-    runs, findings = fuzz(build(FOLDER / f"{name}_fuzz.c", tmp_path / name), 0.7, seed=1)
+def test_nothing_breaks_a_helper_in_some_hundred_runs(name: str, tmp_path: Path) -> None:
+    runs, findings = fuzz(build(FOLDER / f"{name}_fuzz.c", tmp_path / name), 0.3, seed=1)
     assert findings == []
-    assert runs >= 500
+    assert runs >= 200
 
 
 def test_a_fault_is_found(tmp_path: Path) -> None:
