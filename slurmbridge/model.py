@@ -160,7 +160,7 @@ class Limits(Value):
     """What the program may use beyond what Slurm counts: its ulimits."""
 
     # Processes and threads together.
-    processes: Annotated[int, Field(ge=8, le=1_000_000)] = 4096
+    processes: Annotated[int, Field(ge=16, le=1_000_000)] = 4096
     open_files: Annotated[int, Field(ge=64, le=1_000_000)] = 16_384
     # The largest file it may write. None: what the site takes as outputs.
     file_size_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None

@@ -89,7 +89,7 @@ def specifications() -> st.SearchStrategy[ProcessSpec]:
             "limits": st.fixed_dictionaries(
                 {},
                 optional={
-                    "processes": st.integers(8, 1_000_000),
+                    "processes": st.integers(16, 1_000_000),
                     "open_files": st.integers(64, 1_000_000),
                     "file_size_mib": size,
                 },

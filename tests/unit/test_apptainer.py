@@ -200,7 +200,7 @@ def test_a_file_is_as_large_as_was_asked_for_or_as_the_site_takes(
 @given(specifications())
 def test_no_bound_is_without_a_number(wanted: ProcessSpec) -> None:
     found = bounds(wanted, output_bytes=SITE)
-    assert found.processes >= 8
+    assert found.processes >= 16
     assert found.open_files >= 64
     assert min(found.file_size_bytes, found.tmp_bytes, found.shm_bytes) >= MIB
 
