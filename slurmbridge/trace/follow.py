@@ -1,0 +1,481 @@
+"""Follows every process of a trace from its first line to its last, and tells what it did.
+
+The state is that of the processes and threads that live at the same time; nothing else grows.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, unique
+
+from slurmbridge.trace.births import FORKS, Births, birth
+from slurmbridge.trace.calls import FILES, MOVES, Call, Reader, executed, transferred, unusual
+from slurmbridge.trace.calls import end_of as end_of_call
+from slurmbridge.trace.events import (
+    UNKNOWN,
+    Ended,
+    Happening,
+    Key,
+    Refused,
+    Remarked,
+    Signalled,
+    Started,
+    ThreadStarted,
+    Unreadable,
+)
+from slurmbridge.trace.lines import (
+    HEAD,
+    MARKER,
+    REFUSALS,
+    REMARK,
+    SIGNAL,
+    UNFINISHED,
+    error_of,
+    without_unfinished,
+)
+from slurmbridge.trace.living import Folder, Pending, Process, Thread
+from slurmbridge.trace.network import NETWORK
+
+_EXECS = frozenset({b"execve", b"execveat"})
+_NAMESPACES = frozenset({b"unshare", b"setns"})
+# Calls of the launcher that are read: those that tell who is who.
+OUTSIDE = FORKS | _EXECS | _NAMESPACES
+_SUSPECT = (
+    b"io_uring_setup io_uring_enter io_uring_register seccomp ptrace unshare setns memfd_create"
+    b" memfd_secret bpf mount umount2 pivot_root chroot move_mount open_tree open_tree_attr fsopen"
+    b" fsconfig fsmount fspick mount_setattr sethostname setdomainname process_vm_readv"
+    b" process_vm_writev process_madvise pidfd_getfd kcmp keyctl add_key request_key"
+    b" open_by_handle_at name_to_handle_at perf_event_open userfaultfd fanotify_init init_module"
+    b" finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff acct quotactl"
+    b" quotactl_fd settimeofday clock_settime syslog vhangup iopl ioperm modify_ldt uselib"
+)
+READERS: Mapping[bytes, Reader] = {
+    **FILES,
+    **NETWORK,
+    **MOVES,
+    **dict.fromkeys(_SUSPECT.split(), unusual),
+}
+INSIDE = frozenset(READERS) | OUTSIDE
+SEAL = b"/.sb/sbseal"
+# A longer line is passed over. The longest that strace prints are arguments of programs.
+LONGEST_LINE = 16 * 1024 * 1024
+_TEXT_KEPT = 200
+# That a child has ended is told by the child's own end.
+_CHILD = b"--- SIGCHLD {si_signo=SIGCHLD, "
+_BATCH = 1024
+_MOST_WAITING = 512
+
+
+@unique
+class Begin(Enum):
+    """With which process the program begins."""
+
+    # The second child of the first process that executes sbseal.
+    SEALED = "sealed"
+    # The first process of the trace: what strace itself was told to run.
+    FIRST = "first"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the lines."""
+
+    lines: int = 0
+    # Of the launcher and the helpers.
+    cut: int = 0
+    unreadable: int = 0
+    remarks: int = 0
+    # Processes and threads that live; how many lived at most.
+    living: int = 0
+    most_living: int = 0
+
+
+class Follower:
+    """Reads one trace, once."""
+
+    def __init__(self, begin: Begin = Begin.SEALED) -> None:
+        self.counts = Counts()
+        self.program: Key | None = None
+        self._begin = begin
+        self._seal: Process | None = None
+        self._threads: dict[bytes, Thread] = {}
+        self._births = Births()
+        self._waiting: dict[bytes, list[tuple[int, bytes]]] = {}
+        self._born = 0
+        # Of the last line that was read one by one.
+        self._time = 0
+
+    def events(self, chunks: Iterable[bytes]) -> Iterator[Happening]:
+        """What the program did, from the bytes of a trace in pieces of any size."""
+        rest, overlong = b"", False
+        for chunk in chunks:
+            lines = chunk.split(b"\n")
+            lines[0] = rest + lines[0]
+            rest = lines.pop()
+            if overlong and lines:
+                yield self._unreadable(self._next(), b"")
+                overlong = False
+                del lines[0]
+            for start in range(0, len(lines), _BATCH):
+                yield from self._lines(lines[start : start + _BATCH])
+            if overlong or len(rest) > LONGEST_LINE:
+                rest, overlong = b"", True
+        if rest or overlong:
+            # strace ends every line: this one was cut.
+            yield self._unreadable(self._next(), rest)
+        yield from self._finish()
+
+    def _next(self) -> int:
+        self.counts.lines += 1
+        return self.counts.lines
+
+    def _lines(self, lines: list[bytes]) -> list[Happening]:
+        told: list[Happening] = []
+        counts, threads = self.counts, self._threads
+        number = counts.lines
+        for line in lines:
+            number += 1
+            head, thread = HEAD(line), None
+            if head is not None:
+                pid, resumed, call = head.group(1, 4, 5)
+                thread = threads.get(pid)
+                if thread is not None and call is not None:
+                    if call not in thread.calls:
+                        # Most lines end here: calls that tell nothing.
+                        if self._is_quiet(line, thread):
+                            continue
+                    elif resumed is None and thread.pending is None:
+                        # And most of the others here: the whole of a call in one line.
+                        events = self._at_once(number, line, thread, head)
+                        if events is not None:
+                            told += events
+                            continue
+            counts.lines = number
+            if head is None:
+                told.append(self._unreadable(number, line))
+            elif thread is not None:
+                told += self._read(number, line, head, thread)
+            else:
+                told += self._unknown(number, line, head)
+        counts.lines = number
+        return told
+
+    def _is_quiet(self, line: bytes, thread: Thread) -> bool:
+        if b" = " not in line and not line.endswith(UNFINISHED):
+            return False
+        if thread.calls is OUTSIDE:
+            self.counts.cut += 1
+            return True
+        return not line.endswith(REFUSALS)
+
+    @staticmethod
+    def _at_once(
+        number: int, line: bytes, thread: Thread, head: re.Match[bytes]
+    ) -> tuple[Happening, ...] | None:
+        reader = READERS.get(head[5])
+        if reader is None or thread.calls is OUTSIDE or line.endswith(b" ...>"):
+            return None
+        if head[6] != b"(":
+            return None
+        time = int(head[2] + head[3])
+        return reader(Call(number, time, thread, head[5], line[head.end() :]))
+
+    def _unknown(self, number: int, line: bytes, head: re.Match[bytes]) -> list[Happening]:
+        """A line of a number that is not known."""
+        pid = head[1]
+        waiting = self._waiting.get(pid)
+        if self._births.must_wait(int(pid)) and len(waiting or ()) < _MOST_WAITING:
+            self._waiting.setdefault(pid, []).append((number, line))
+            return []
+        return self._first_line(pid, number, line)
+
+    def _first_line(self, pid: bytes, number: int, line: bytes) -> list[Happening]:
+        """The lines of it that had to wait, and this one."""
+        told: list[Happening] = []
+        for count, text in [*self._waiting.pop(pid, ()), (number, line)]:
+            head = HEAD(text)
+            assert head is not None
+            thread = self._threads.get(pid)
+            if thread is None:
+                told += self._begin_thread(count, int(head[2] + head[3]), pid)
+                thread = self._threads[pid]
+            told += self._read(count, text, head, thread)
+        return told
+
+    def _begin_thread(self, number: int, time: int, pid: bytes) -> list[Happening]:
+        found, certain = self._births.take(int(pid))
+        kind = found.kind if found else None
+        folder = Folder()
+        if kind is not None:
+            folder = kind.folder if kind.shares_folder else Folder(kind.folder.path)
+        told: list[Happening] = []
+        if kind is not None and kind.thread:
+            process = kind.parent
+            if process.inside:
+                told.append(ThreadStarted(number, time, process.key, int(pid)))
+        else:
+            self._born += 1
+            parent = kind.parent if kind else None
+            if kind is not None and kind.sibling:
+                parent = kind.parent.parent
+            process = self._process(Key(int(pid), self._born), parent)
+            if parent is not None and kind is not None:
+                unsure = parent.counts_as_strace and (kind.new_namespace or parent.parts)
+                process.counts_as_strace = None if unsure else parent.counts_as_strace
+            if process.inside:
+                told.append(
+                    Started(number, time, process.key, parent.key if parent else None, certain)
+                )
+        calls = INSIDE if process.inside else OUTSIDE
+        self._threads[pid] = Thread(process, folder, calls)
+        self.counts.living = len(self._threads)
+        self.counts.most_living = max(self.counts.most_living, self.counts.living)
+        return told
+
+    def _process(self, key: Key, parent: Process | None) -> Process:
+        # One without a parent is a gap in the trace: once the program runs, it is shown.
+        inside = parent.inside if parent else self.program is not None
+        process = Process(key, parent, inside)
+        if parent is None:
+            first = self._born == 1
+            process.awaited = self._begin is Begin.FIRST and first
+            # strace has started it itself, in its own namespace.
+            process.counts_as_strace = True if first else None
+            return process
+        if parent.seals:
+            parent.children += 1
+            process.awaited = parent.children > 1
+        return process
+
+    def _read(
+        self, number: int, line: bytes, head: re.Match[bytes], thread: Thread
+    ) -> Iterable[Happening]:
+        _, seconds, micros, resumed, name, opening, marker = head.groups()
+        time = self._time = int(seconds + micros)
+        inside = thread.process.inside
+        if not inside:
+            self.counts.cut += 1
+        if marker is not None:
+            told = self._marker(number, time, line[head.start(7) :], thread, head[1])
+        elif (resumed is None) == (opening == b" resumed>"):
+            told = None
+        else:
+            text = line[head.end() :]
+            told = self._call(Call(number, time, thread, name, text), resumed is not None)
+        if told is not None:
+            return told
+        if not inside:
+            self.counts.cut -= 1
+        return (self._unreadable(number, line),)
+
+    def _marker(
+        self, number: int, time: int, text: bytes, thread: Thread, pid: bytes
+    ) -> Iterable[Happening] | None:
+        if text.startswith(b"---"):
+            return self._signal(number, time, text, thread.process)
+        end = MARKER(text)
+        if end is None:
+            return None
+        code, killed, superseded = end.groups()
+        if superseded is not None:
+            self._supersede(pid, superseded)
+            return ()
+        exit_code = None if code is None else int(code)
+        return self._end(number, time, pid, exit_code, killed.decode() if killed else None)
+
+    @staticmethod
+    def _signal(
+        number: int, time: int, text: bytes, process: Process
+    ) -> Iterable[Happening] | None:
+        if text.startswith(_CHILD) and text.endswith(b"} ---"):
+            return ()
+        signal = SIGNAL(text)
+        if signal is None:
+            return None
+        if not process.inside or signal[2] is None:
+            return ()
+        sender = int(signal[3]) if signal[3] else None
+        return (Signalled(number, time, process.key, signal[2].decode(), sender),)
+
+    def _unanswered(self, number: int, time: int, thread: Thread) -> list[Happening]:
+        """The call of a thread that did not live to see its end."""
+        pending, thread.pending = thread.pending, None
+        if pending is None:
+            return []
+        if pending.birth is not None:
+            self._births.abandoned(pending.birth)
+        elif thread.process.inside:
+            result = b") = 0" if pending.won else b") = ?"
+            call = Call(number, time, thread, pending.name, pending.text + result)
+            return [*(self._whole(call) or ())]
+        return []
+
+    def _supersede(self, pid: bytes, executing: bytes) -> None:
+        """A thread has executed a program and goes on under the number of the first thread."""
+        if executing == pid:
+            return
+        thread = self._threads.pop(executing, None)
+        if thread is None:
+            return
+        self._threads[pid] = thread
+        if thread.pending is not None and thread.pending.name in _EXECS:
+            thread.pending.won = True
+
+    def _end(
+        self, number: int, time: int, pid: bytes, code: int | None, signal: str | None
+    ) -> list[Happening]:
+        thread = self._threads.pop(pid)
+        process = thread.process
+        told = self._unanswered(number, time, thread)
+        self.counts.living = len(self._threads)
+        if process.key.pid == int(pid):
+            # Generations that are gone must not hold one another.
+            process.parent = None
+            if process.inside:
+                told += transferred(number, time, process)
+                told.append(Ended(number, time, process.key, code, signal))
+        return told
+
+    def _call(self, call: Call, resumed: bool) -> Iterable[Happening] | None:
+        thread = call.thread
+        pending = thread.pending
+        if resumed:
+            if call.name not in thread.calls:
+                return self._passed_over(call)
+            if pending is None or pending.name != call.name:
+                return None
+            call = call._replace(text=pending.text + call.text)
+        begun = without_unfinished(call.text)
+        if begun is not None and call.name in thread.calls:
+            self._begun(call, begun)
+            return ()
+        thread.pending = None
+        if call.name not in thread.calls:
+            return self._passed_over(call)
+        if resumed and pending is not None:
+            return self._resumed(call, pending)
+        return self._whole(call)
+
+    def _begun(self, call: Call, begun: bytes) -> None:
+        pending = Pending(call.name, begun)
+        if call.name in FORKS:
+            pending.birth = birth(call.name, begun, call.thread, call.line)
+            self._births.add(pending.birth)
+        call.thread.pending = pending
+
+    def _resumed(self, call: Call, pending: Pending) -> Iterable[Happening] | None:
+        if pending.birth is not None:
+            self._births.returned(pending.birth, call.text, call.line)
+            return self._release()
+        if pending.won:
+            call = call._replace(text=pending.text + b") = 0")
+        return self._whole(call)
+
+    def _passed_over(self, call: Call) -> Iterable[Happening] | None:
+        text = call.text
+        if not (b" = " in text or text.endswith(UNFINISHED)):
+            return None
+        if not call.thread.process.inside or not text.endswith(REFUSALS):
+            return ()
+        found = end_of_call(text)
+        if found is None:
+            return None
+        return (
+            Refused(
+                call.line,
+                call.time,
+                call.thread.process.key,
+                call.name.decode(),
+                found[0][:_TEXT_KEPT],
+                error_of(found[1]),
+            ),
+        )
+
+    def _whole(self, call: Call) -> Iterable[Happening] | None:
+        """A call with its arguments and its result."""
+        if call.name in _EXECS:
+            return self._executed(call)
+        if call.name in FORKS:
+            return self._forked(call)
+        if call.name in _NAMESPACES:
+            call.thread.process.parts = True
+            if not call.thread.process.inside:
+                return ()
+        return READERS[call.name](call)
+
+    def _forked(self, call: Call) -> Iterable[Happening] | None:
+        found = end_of_call(call.text)
+        if found is None:
+            return None
+        error = error_of(found[1])
+        if error == "":
+            begun = birth(call.name, call.text, call.thread, call.line)
+            self._births.add(begun)
+            self._births.returned(begun, call.text, call.line)
+            return self._release()
+        if not call.thread.process.inside or error == UNKNOWN:
+            return ()
+        kept = found[0][:_TEXT_KEPT]
+        key = call.thread.process.key
+        return (Refused(call.line, call.time, key, call.name.decode(), kept, error),)
+
+    def _release(self) -> list[Happening]:
+        """Read the lines of those whose parent is known by now."""
+        told: list[Happening] = []
+        for pid in list(self._waiting):
+            if not self._births.must_wait(int(pid)):
+                *earlier, (number, line) = self._waiting.pop(pid)
+                if earlier:
+                    self._waiting[pid] = earlier
+                told += self._first_line(pid, number, line)
+        return told
+
+    def _executed(self, call: Call) -> Iterable[Happening] | None:
+        event = executed(call)
+        if event is None:
+            return None
+        process = call.thread.process
+        if event.error:
+            return (event,) if process.inside else ()
+        if process.inside:
+            return (event,)
+        if process.awaited:
+            return self._enter(call, process, event)
+        if self._begin is Begin.SEALED and self._seal is None and event.path == SEAL:
+            self._seal = process
+            process.seals = True
+        return ()
+
+    def _enter(self, call: Call, process: Process, event: Happening) -> list[Happening]:
+        """The program begins: what it executes is the first thing that is told."""
+        process.awaited, process.inside = False, True
+        self.counts.cut -= 1
+        for thread in self._threads.values():
+            if thread.process is process:
+                thread.calls = INSIDE
+        if self.program is None:
+            self.program = process.key
+        return [Started(call.line, call.time, process.key, None, True), event]
+
+    def _unreadable(self, number: int, line: bytes) -> Happening:
+        if REMARK(line):
+            self.counts.remarks += 1
+            return Remarked(number, line[:_TEXT_KEPT])
+        self.counts.unreadable += 1
+        return Unreadable(number, line[:_TEXT_KEPT])
+
+    def _finish(self) -> list[Happening]:
+        """The trace is over. What still waits is read; what still lives has no end."""
+        told: list[Happening] = []
+        for pid in list(self._waiting):
+            *earlier, (number, line) = self._waiting.pop(pid)
+            if earlier:
+                self._waiting[pid] = earlier
+            told += self._first_line(pid, number, line)
+        number = self.counts.lines
+        for thread in self._threads.values():
+            told += self._unanswered(number, self._time, thread)
+        for process in {thread.process: None for thread in self._threads.values()}:
+            if process.inside:
+                told += transferred(number, self._time, process)
+        return told
