@@ -40,6 +40,8 @@ class Births:
         # By the number that the call gave, where it may be strace's own.
         self._given: dict[int, Birth] = {}
         self._size = 0
+        # The launcher's calls that have not returned.
+        self._launchers: set[int] = set()
         # In which line a call began, and the number that its child got.
         self._numbers: deque[tuple[int, int]] = deque(maxlen=128)
         # By the number that the call gave in a namespace; how far these numbers last were apart.
@@ -56,6 +58,8 @@ class Births:
             self._remove(next(iter(oldest.values())))
         self._kinds.setdefault(birth.kind, {})[id(birth)] = birth
         self._size += 1
+        if not birth.kind.parent.counts:
+            self._launchers.add(id(birth))
 
     def returned(self, birth: Birth, text: bytes, line: int) -> None:
         """A call has ended: it gave a number, or failed and has no child."""
@@ -65,6 +69,7 @@ class Births:
                 self._remove(birth)
             return
         parent = birth.kind.parent
+        self._launchers.discard(id(birth))
         birth.given, birth.line = number_of(found[1]), line
         if birth.child is not None:
             if birth.sole:
@@ -88,6 +93,8 @@ class Births:
 
     def must_wait(self, pid: int) -> bool:
         """Whether one of the launcher's calls has to return before its parent is known."""
+        if not self._launchers:
+            return False
         candidates = self._candidates(pid)
         return (
             len(candidates) > 1
@@ -122,6 +129,7 @@ class Births:
         return next((birth for birth in candidates if birth.kind.parent.counts), candidates[0])
 
     def _remove(self, birth: Birth) -> None:
+        self._launchers.discard(id(birth))
         births = self._kinds.get(birth.kind, {})
         if births.pop(id(birth), None) is not None:
             self._size -= 1
@@ -154,6 +162,9 @@ class Births:
     def _too_early(self, birth: Birth, pid: int) -> bool:
         """Whether a call that began later than all of this kind returned got a lower number."""
         last = next(reversed(self._kinds[birth.kind].values()))
-        return last.given is not None and any(
-            begun > last.line and 0 < pid - number < _NEAR for begun, number in self._numbers
-        )
+        if last.given is None:
+            return False
+        for begun, number in reversed(self._numbers):
+            if begun > last.line and 0 < pid - number < _NEAR:
+                return True
+        return False

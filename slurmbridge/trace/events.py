@@ -250,6 +250,15 @@ class Refused(Event):
 
 
 @value
+class Missed(Event):
+    """One call, between this line and the next of its process, that strace has not recorded.
+
+    strace 7.2, when it filters, takes the first recorded call of a program that a thread has
+    executed for the end of the execve, and prints ENOSYS there. The call itself was made.
+    """
+
+
+@value
 class Remarked:
     """What strace says for itself."""
 
@@ -284,6 +293,7 @@ Happening: TypeAlias = (
     | Signalled
     | Unusual
     | Refused
+    | Missed
     | Remarked
     | Unreadable
 )

@@ -4,18 +4,19 @@ The state is that of the processes and threads that live at the same time; nothi
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, unique
 
 from slurmbridge.trace.births import FORKS, Births, birth
-from slurmbridge.trace.calls import FILES, MOVES, Call, Reader, executed, transferred, unusual
+from slurmbridge.trace.calls import Call, executed, transferred
 from slurmbridge.trace.calls import end_of as end_of_call
 from slurmbridge.trace.events import (
     UNKNOWN,
     Ended,
     Happening,
     Key,
+    Missed,
     Refused,
     Remarked,
     Signalled,
@@ -34,33 +35,12 @@ from slurmbridge.trace.lines import (
     without_unfinished,
 )
 from slurmbridge.trace.living import Folder, Pending, Process, Thread
-from slurmbridge.trace.network import NETWORK
+from slurmbridge.trace.readers import EXECS, INSIDE, NAMESPACES, OUTSIDE, READERS
 
-_EXECS = frozenset({b"execve", b"execveat"})
-_NAMESPACES = frozenset({b"unshare", b"setns"})
-# Calls of the launcher that are read: those that tell who is who.
-OUTSIDE = FORKS | _EXECS | _NAMESPACES
-_SUSPECT = (
-    b"io_uring_setup io_uring_enter io_uring_register seccomp ptrace unshare setns memfd_create"
-    b" memfd_secret bpf mount umount2 pivot_root chroot move_mount open_tree open_tree_attr fsopen"
-    b" fsconfig fsmount fspick mount_setattr sethostname setdomainname process_vm_readv"
-    b" process_vm_writev process_madvise pidfd_getfd kcmp keyctl add_key request_key"
-    b" open_by_handle_at name_to_handle_at perf_event_open userfaultfd fanotify_init init_module"
-    b" finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff acct quotactl"
-    b" quotactl_fd settimeofday clock_settime syslog vhangup iopl ioperm modify_ldt uselib"
-)
-READERS: Mapping[bytes, Reader] = {
-    **FILES,
-    **NETWORK,
-    **MOVES,
-    **dict.fromkeys(_SUSPECT.split(), unusual),
-}
-INSIDE = frozenset(READERS) | OUTSIDE
 SEAL = b"/.sb/sbseal"
 # A longer line is passed over. The longest that strace prints are arguments of programs.
 LONGEST_LINE = 16 * 1024 * 1024
 _TEXT_KEPT = 200
-# That a child has ended is told by the child's own end.
 _CHILD = b"--- SIGCHLD {si_signo=SIGCHLD, "
 _BATCH = 1024
 _MOST_WAITING = 512
@@ -102,7 +82,7 @@ class Follower:
         self._births = Births()
         self._waiting: dict[bytes, list[tuple[int, bytes]]] = {}
         self._born = 0
-        # Of the last line that was read one by one.
+        # Of a line that was read of late.
         self._time = 0
 
     def events(self, chunks: Iterable[bytes]) -> Iterator[Happening]:
@@ -132,24 +112,26 @@ class Follower:
     def _lines(self, lines: list[bytes]) -> list[Happening]:
         told: list[Happening] = []
         counts, threads = self.counts, self._threads
-        number = counts.lines
+        number, head = counts.lines, None
         for line in lines:
             number += 1
             head, thread = HEAD(line), None
             if head is not None:
-                pid, resumed, call = head.group(1, 4, 5)
+                pid, call = head.group(1, 5)
                 thread = threads.get(pid)
-                if thread is not None and call is not None:
-                    if call not in thread.calls:
-                        # Most lines end here: calls that tell nothing.
-                        if self._is_quiet(line, thread):
-                            continue
-                    elif resumed is None and thread.pending is None:
-                        # And most of the others here: the whole of a call in one line.
-                        events = self._at_once(number, line, thread, head)
-                        if events is not None:
-                            told += events
-                            continue
+                events: tuple[Happening, ...] | None = None
+                if thread is None:
+                    pass
+                elif call is None:
+                    events = self._child_signal(line, head, thread)
+                elif call in thread.calls:
+                    events = self._at_once(number, line, thread, head)
+                else:
+                    # Most lines are these: calls that tell nothing.
+                    events = self._quiet(line, thread)
+                if events is not None:
+                    told += events
+                    continue
             counts.lines = number
             if head is None:
                 told.append(self._unreadable(number, line))
@@ -158,27 +140,50 @@ class Follower:
             else:
                 told += self._unknown(number, line, head)
         counts.lines = number
+        if head is not None:
+            self._time = int(head[2] + head[3])
         return told
 
-    def _is_quiet(self, line: bytes, thread: Thread) -> bool:
+    def _child_signal(self, line: bytes, head: re.Match[bytes], thread: Thread) -> tuple[()] | None:
+        """That a child has ended is told by the child's own end."""
+        if not (line.startswith(_CHILD, head.start(7)) and line.endswith(b"} ---")):
+            return None
+        self.counts.cut += not thread.process.inside
+        return ()
+
+    def _quiet(self, line: bytes, thread: Thread) -> tuple[()] | None:
         if b" = " not in line and not line.endswith(UNFINISHED):
-            return False
+            return None
         if thread.calls is OUTSIDE:
             self.counts.cut += 1
-            return True
-        return not line.endswith(REFUSALS)
+        elif line.endswith(REFUSALS):
+            return None
+        return ()
 
     @staticmethod
     def _at_once(
         number: int, line: bytes, thread: Thread, head: re.Match[bytes]
     ) -> tuple[Happening, ...] | None:
-        reader = READERS.get(head[5])
-        if reader is None or thread.calls is OUTSIDE or line.endswith(b" ...>"):
+        """A call that is neither a start nor a program, of the program's own; else None."""
+        _, seconds, micros, resumed, name, opening, _ = head.groups()
+        reader = READERS.get(name)
+        if reader is None or thread.calls is OUTSIDE:
             return None
-        if head[6] != b"(":
+        text, pending = line[head.end() :], thread.pending
+        if resumed is None:
+            if pending is not None or opening != b"(":
+                return None
+        elif pending is None or pending.name != name or opening == b"(":
             return None
-        time = int(head[2] + head[3])
-        return reader(Call(number, time, thread, head[5], line[head.end() :]))
+        else:
+            text = pending.text + text
+        if text.endswith(b" ...>"):
+            if not text.endswith(UNFINISHED):
+                return None
+            thread.pending = Pending(name, text[: -len(UNFINISHED)])
+            return ()
+        thread.pending = None
+        return reader(Call(number, int(seconds + micros), thread, name, text))
 
     def _unknown(self, number: int, line: bytes, head: re.Match[bytes]) -> list[Happening]:
         """A line of a number that is not known."""
@@ -251,7 +256,7 @@ class Follower:
         self, number: int, line: bytes, head: re.Match[bytes], thread: Thread
     ) -> Iterable[Happening]:
         _, seconds, micros, resumed, name, opening, marker = head.groups()
-        time = self._time = int(seconds + micros)
+        time = int(seconds + micros)
         inside = thread.process.inside
         if not inside:
             self.counts.cut += 1
@@ -287,12 +292,10 @@ class Follower:
     def _signal(
         number: int, time: int, text: bytes, process: Process
     ) -> Iterable[Happening] | None:
-        if text.startswith(_CHILD) and text.endswith(b"} ---"):
-            return ()
         signal = SIGNAL(text)
         if signal is None:
             return None
-        if not process.inside or signal[2] is None:
+        if not process.inside or signal[2] in {None, b"SIGCHLD"}:
             return ()
         sender = int(signal[3]) if signal[3] else None
         return (Signalled(number, time, process.key, signal[2].decode(), sender),)
@@ -318,7 +321,7 @@ class Follower:
         if thread is None:
             return
         self._threads[pid] = thread
-        if thread.pending is not None and thread.pending.name in _EXECS:
+        if thread.pending is not None and thread.pending.name in EXECS:
             thread.pending.won = True
 
     def _end(
@@ -367,9 +370,13 @@ class Follower:
         if pending.birth is not None:
             self._births.returned(pending.birth, call.text, call.line)
             return self._release()
-        if pending.won:
-            call = call._replace(text=pending.text + b") = 0")
-        return self._whole(call)
+        if not pending.won:
+            return self._whole(call)
+        found = end_of_call(call.text)
+        told = self._whole(call._replace(text=pending.text + b") = 0"))
+        if told and found is not None and error_of(found[1]):
+            return [*told, Missed(call.line, call.time, call.thread.process.key)]
+        return told
 
     def _passed_over(self, call: Call) -> Iterable[Happening] | None:
         text = call.text
@@ -393,11 +400,11 @@ class Follower:
 
     def _whole(self, call: Call) -> Iterable[Happening] | None:
         """A call with its arguments and its result."""
-        if call.name in _EXECS:
+        if call.name in EXECS:
             return self._executed(call)
         if call.name in FORKS:
             return self._forked(call)
-        if call.name in _NAMESPACES:
+        if call.name in NAMESPACES:
             call.thread.process.parts = True
             if not call.thread.process.inside:
                 return ()

@@ -22,6 +22,7 @@ from slurmbridge.trace.events import (
     Linked,
     Listening,
     Made,
+    Missed,
     Opened,
     Refused,
     Remarked,
@@ -101,7 +102,9 @@ def test_processes_and_their_ends(acts: list[Happening]) -> None:
 
 def test_programs(acts: list[Happening]) -> None:
     programs = {(event.path, event.argv): event for event in acts if isinstance(event, Executed)}
-    # From a thread: strace prints ENOSYS for it when it filters, and means success.
+    # From a thread: strace prints ENOSYS for it when it filters, and loses the call after it.
+    (missed,) = [event for event in acts if isinstance(event, Missed)]
+    assert missed.process.pid == 11178
     assert programs[b"/bin/true", (b"true", b"from-thread")].error == ""
     assert programs[b"/bin/true", (b"true", b"from-thread")].process.pid == 11178
     assert programs[b"/nothing/here", (b"nothing",)].error == "ENOENT"
@@ -212,6 +215,7 @@ def test_a_thread_executes_a_program() -> None:
     events = list(Follower(Begin.FIRST).events([text]))
     programs = [(e.process.pid, e.argv, e.error) for e in events if isinstance(e, Executed)]
     assert programs == [(11322, (b"/tmp/acts",), ""), (11341, (b"true", b"from-thread"), "")]
+    assert of(Missed, events) == []
     assert [e.thread for e in events if isinstance(e, ThreadStarted)] == [11342]
     assert [e.process.pid for e in events if isinstance(e, Ended)] == [11341]
 
