@@ -16,6 +16,7 @@ from pathlib import Path
 
 from slurmbridge.bridge.desk import new_ulid
 from slurmbridge.bridge.render import Renderer
+from slurmbridge.container.helpers import source_sha256
 from slurmbridge.context.folder import ContextFolder
 from slurmbridge.model import parse_spec
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
@@ -80,7 +81,10 @@ KINDS = {"start": Kind(START, "pass", 15), "cpu": Kind(CPU, COMPUTE, 9)}
 def prepare(contexts: Path, kind: Kind) -> tuple[Path, str]:
     """Scripts as the bridge renders them, each with a context of its own; the image."""
     database = Database(load().database)
-    image, helpers = ImageStore(database).get("python"), HelperStore(database).get()
+    image, helpers = (
+        ImageStore(database).get("python"),
+        HelperStore(database, source_sha256()).get(),
+    )
     renderer = Renderer(Templates(DEFAULT_TEMPLATES), contexts)
     command = ["python3", "-c", kind.program]
     # One thread: with more, what else runs on the node decides.

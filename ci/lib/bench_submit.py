@@ -17,6 +17,7 @@ from typing import Any
 from slurmbridge.bridge.desk import new_ulid
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.client import Client
+from slurmbridge.container.helpers import source_sha256
 from slurmbridge.model import Helpers, Image, ProcessSpec, parse_spec
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.settings import Settings, load
@@ -63,7 +64,8 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         settings = load()
         site = Database(settings.database)
-        image, self.helpers = ImageStore(site).get("python"), HelperStore(site).get()
+        image = ImageStore(site).get("python")
+        self.helpers = HelperStore(site, source_sha256()).get()
         contexts = Path(tempfile.mkdtemp(prefix="bench-", dir=settings.contexts))
         self.settings = settings.model_copy(
             update={"database": f"sqlite:///{folder}/bench.db", "contexts": contexts}
@@ -72,7 +74,7 @@ class Bench:
         self.site.migrate()
         self.database = Database(self.settings.database)
         ImageStore(self.database).record(image)
-        HelperStore(self.database).record(self.helpers)
+        HelperStore(self.database, self.helpers.source_sha256).record(self.helpers)
         self.scheduler = self.site.scheduler()
         SiteStore(self.database).record_capability(self.scheduler.capability())
         self.runner = self.site.runner(self.scheduler)
