@@ -7,7 +7,7 @@ before the program starts; the bridge compares them again when it collects.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slurmbridge.container.apptainer import HELPERS, HOSTNAME, USER_ID, SealedContainer
+from slurmbridge.container.apptainer import HOSTNAME, USER_ID, SealedContainer
 
 # Before a line that may be there or not.
 OPTIONAL = "? "
@@ -130,6 +130,3 @@ def compare(found: Iterable[str], expected: Iterable[str]) -> Differences:
     required = {line for line in lines if not line.startswith(OPTIONAL)}
     known = {line.removeprefix(OPTIONAL) for line in lines}
     return Differences(tuple(sorted(facts - known)), tuple(sorted(required - facts)))
-
-
-__all__ = ["HELPERS", "OPTIONAL", "REFUSED_CALLS", "Differences", "compare", "expected_facts"]

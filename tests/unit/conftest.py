@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from slurmbridge.context.folder import ContextFolder
+from slurmbridge.store import Database, ProcessStore
+from tests.support.builders import Bridge, fresh_database
+
 # All of them together shall take seconds; what is found once becomes a test of its own.
 settings.register_profile("unit", max_examples=40, deadline=None)
 settings.load_profile("unit")
@@ -20,6 +24,37 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays: no collection of garbage has to look at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Bridge:
+    """A whole bridge over a Slurm in memory; not the cluster's, which units do not need."""
+    return Bridge(tmp_path)
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    """An empty one, with the schema of this version."""
+    opened = fresh_database()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(database: Database) -> ProcessStore:
+    """The Processes of that database."""
+    return ProcessStore(database)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ContextFolder:
+    """A context that was made, beside folders for data and results."""
+    (tmp_path / "contexts").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "results").mkdir()
+    made = ContextFolder(tmp_path / "contexts", "p1")
+    made.make(b"true\0", b"A=1\0", b"seccomp 2\n")
+    return made
 
 
 @pytest.fixture

@@ -18,11 +18,6 @@ UNATTESTED = "the job ended, but its container was not attested"
 WAITS = "the sealing helpers are not built: run `slurmbridge node build`"
 
 
-@pytest.fixture
-def bridge(tmp_path: Path) -> Bridge:
-    return Bridge(tmp_path)
-
-
 def started(bridge: Bridge) -> str:
     one = bridge.submitted()
     bridge.start(one)

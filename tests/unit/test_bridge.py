@@ -5,7 +5,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +20,6 @@ from tests.support.builders import LEASE, RETRY, Bridge, Listed, end, states
 from tests.support.specs import CAPABILITY, IMAGE, START
 
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-def bridge(tmp_path: Path) -> Bridge:
-    return Bridge(tmp_path)
 
 
 # --- the plain way ---

@@ -1,7 +1,6 @@
 """Cancels: of what waits, runs, is in doubt, or has ended; and contexts that nobody needs."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +16,6 @@ from tests.support.builders import (
 )
 
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-def bridge(tmp_path: Path) -> Bridge:
-    return Bridge(tmp_path)
 
 
 # --- cancel ---

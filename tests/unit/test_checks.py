@@ -1,7 +1,6 @@
 """What a site does not have is refused before anything is done."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +9,6 @@ from slurmbridge.bridge.checks import Rules, check
 from slurmbridge.errors import InvalidProcess
 from tests.support.builders import Bridge
 from tests.support.specs import CAPABILITY, IMAGE, MINIMAL, spec
-
-
-@pytest.fixture
-def bridge(tmp_path: Path) -> Bridge:
-    return Bridge(tmp_path)
-
 
 # --- what is refused before anything is done ---
 

@@ -17,16 +17,6 @@ ROOMY = Bounds(1 << 20, 1000)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> ContextFolder:
-    (tmp_path / "contexts").mkdir()
-    (tmp_path / "data").mkdir()
-    (tmp_path / "results").mkdir()
-    made = ContextFolder(tmp_path / "contexts", "p1")
-    made.make(b"true\0", b"A=1\0", b"seccomp 2\n")
-    return made
-
-
-@pytest.fixture
 def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 

@@ -18,16 +18,6 @@ ROOMY = Bounds(1 << 20, 1000)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> ContextFolder:
-    (tmp_path / "contexts").mkdir()
-    (tmp_path / "data").mkdir()
-    (tmp_path / "results").mkdir()
-    made = ContextFolder(tmp_path / "contexts", "p1")
-    made.make(b"true\0", b"A=1\0", b"seccomp 2\n")
-    return made
-
-
-@pytest.fixture
 def output(folder: ContextFolder) -> Path:
     (folder.path / "output").mkdir()
     return folder.path / "output"

@@ -17,11 +17,6 @@ from tests.support.specs import START
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture
-def bridge(tmp_path: Path) -> Bridge:
-    return Bridge(tmp_path)
-
-
 # --- ends ---
 
 S, P = SlurmState, ProcessState

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,11 +25,6 @@ from tests.support.builders import (
 )
 
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-def bridge(tmp_path: Path) -> Bridge:
-    return Bridge(tmp_path)
 
 
 def held(bridge: Bridge, wanted: str, runner: str) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,11 +24,6 @@ from tests.support.builders import (
 from tests.support.specs import START
 
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-def bridge(tmp_path: Path) -> Bridge:
-    return Bridge(tmp_path)
 
 
 # --- silence ---

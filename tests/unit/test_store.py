@@ -1,7 +1,6 @@
 """The database: schema, claims, moves, events, and that half of a transaction is nothing."""
 
 import contextlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -26,22 +25,8 @@ from slurmbridge.store import (
     ImageStore,
     ProcessStore,
 )
-from tests.support.builders import fresh_database
 from tests.support.rows import LEASE, ONE, THREE, TWO, add, change, claim, listed, move
 from tests.support.specs import START, process_id, spec
-
-
-@pytest.fixture
-def database() -> Iterator[Database]:
-    opened = fresh_database()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def store(database: Database) -> ProcessStore:
-    return ProcessStore(database)
-
 
 # --- schema ---
 

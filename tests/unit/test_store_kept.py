@@ -1,7 +1,7 @@
 """The database: cancels, pages, moments, logs, images, helpers, keys, tokens, the site."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -36,19 +36,6 @@ from slurmbridge.store.tables import UtcTime
 from tests.support.builders import KEY, fresh_database
 from tests.support.rows import LEASE, ONE, THREE, TWO, add, change, claim, listed, move
 from tests.support.specs import CAPABILITY, HELPERS, IMAGE, START, process_id
-
-
-@pytest.fixture
-def database() -> Iterator[Database]:
-    opened = fresh_database()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def store(database: Database) -> ProcessStore:
-    return ProcessStore(database)
-
 
 # --- cancel ---
 
