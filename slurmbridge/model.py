@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -20,6 +18,8 @@ from pydantic import (
 
 from slurmbridge.errors import InvalidProcess
 from slurmbridge.lifecycle import ProcessState
+from slurmbridge.rules import Outcome, TraceRules
+from slurmbridge.values import Value
 
 SPEC_BYTES_LIMIT = 1024 * 1024
 # Linux takes no single argument or environment string above 32 pages (MAX_ARG_STRLEN).
@@ -106,18 +106,23 @@ LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-
 LabelValue = Annotated[str, StringConstraints(max_length=256), AfterValidator(_argument)]
 
 
-class Value(BaseModel):
-    """A frozen value that knows all its fields and takes no other."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
 class TraceLevel(StrEnum):
     """How much of what the program does is recorded from outside."""
 
     OFF = "off"
     AUDIT = "audit"
     FULL = "full"
+
+
+class TraceFull(StrEnum):
+    """What happens when a trace has reached its limit.
+
+    `stop`: the Process ends. `cut`: the program goes on, and what it does from then on is not
+    recorded; the report says so.
+    """
+
+    STOP = "stop"
+    CUT = "cut"
 
 
 class Code(Value):
@@ -148,6 +153,9 @@ class Resources(Value):
     """What is asked of Slurm, in Slurm's terms."""
 
     nodes: Annotated[int, Field(ge=1, le=1)] = 1
+    # How often the command runs on a node at the same time, in one container. Each has its number
+    # in SLURM_PROCID.
+    tasks_per_node: Annotated[int, Field(ge=1, le=1024)] = 1
     cpus_per_task: Annotated[int, Field(ge=1, le=4096)] = 1
     memory_mib: Annotated[int, Field(ge=16, le=64 * 1024 * 1024)] = 1024
     # Sizes of /tmp and /dev/shm. What is in them lies in memory, and counts as the job's.
@@ -164,6 +172,10 @@ class Limits(Value):
     open_files: Annotated[int, Field(ge=64, le=1_000_000)] = 16_384
     # The largest file it may write. None: what the site takes as outputs.
     file_size_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
+    # How long its trace may be, as text; it is compressed. None: what the site takes.
+    trace_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
+    # What happens then.
+    trace_full: TraceFull = TraceFull.STOP
 
 
 class ProcessSpec(Value):
@@ -174,14 +186,16 @@ class ProcessSpec(Value):
     code: Code | None = None
     inputs: Annotated[tuple[Input, ...], Field(max_length=256)] = ()
     outputs: Outputs | None = None
-    environment: Annotated[dict[VariableName, Argument], Field(max_length=256)] = {}
+    environment: dict[VariableName, Argument] = Field(default_factory=dict, max_length=256)
     resources: Resources = Resources()
     limits: Limits = Limits()
     time_limit_minutes: Annotated[int, Field(ge=1, le=366 * 24 * 60)] = 60
     trace: TraceLevel = TraceLevel.AUDIT
+    # Beside the site's rules, which always hold too.
+    trace_rules: TraceRules | None = None
     account: SlurmName | None = None
     partition: SlurmName | None = None
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
 
     @model_validator(mode="after")
     def _whole(self) -> "ProcessSpec":
@@ -269,7 +283,7 @@ class NodeReadiness(Value):
     warnings: tuple[str, ...] = ()
     # Why the latest examination has brought nothing, or nothing yet.
     remark: str | None = None
-    facts: dict[str, str] = {}
+    facts: dict[str, str] = Field(default_factory=dict)
 
 
 class Partition(Value):
@@ -329,7 +343,7 @@ class Image(Value):
     squashfs_offset: int
     labels: dict[str, str]
     # What the image's own %environment gives to every program.
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
     built_at: datetime
     added_by: str | None = None
     remark: str | None = None
@@ -390,6 +404,38 @@ class PublicKey(Value):
     registered_at: datetime
 
 
+class StagedFile(Value):
+    """A file that was staged in: its path in the context, as input/flights.csv or code/main.py."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class TraceSummary(Value):
+    """What a traced Process did, in short."""
+
+    verdict: Outcome
+    # The rules that were not kept, a sentence for each; of many, the first.
+    findings: tuple[str, ...]
+    # Why the record may not tell all.
+    doubts: tuple[str, ...]
+    processes: int
+    programs: int
+    # Names on which these acts were done; of many, those that are listed in the report.
+    files_read: int
+    files_written: int
+    files_created: int
+    files_deleted: int
+    files_renamed: int
+    files_unexpected: int
+    # Calls, done or tried.
+    network: int
+    refused: int
+    unusual: int
+    lines: int
+
+
 class OutputFile(Value):
     """A file that was carried to the Data Store."""
 
@@ -431,6 +477,10 @@ class Process(Value):
     outputs_location: str | None = None
     outputs: tuple[OutputFile, ...] = ()
     outputs_ignored: tuple[str, ...] = ()
+    # What was staged in, with checksums.
+    inputs: tuple[StagedFile, ...] = ()
+    # What it did; None when it was not traced, or has not ended.
+    traced: TraceSummary | None = None
     # Whether its container was attested before the program started; None: not known (yet).
     attested: bool | None = None
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from slurmbridge.rules import Place
 from slurmbridge.trace import events as ev
 from slurmbridge.trace.gather import (
     At,
@@ -15,7 +16,7 @@ from slurmbridge.trace.gather import (
     listing,
 )
 from slurmbridge.trace.names import escaped
-from slurmbridge.trace.places import Place, place_of
+from slurmbridge.trace.places import place_of
 from slurmbridge.trace.report import (
     Act,
     CallEntry,
@@ -30,7 +31,7 @@ from slurmbridge.trace.report import (
     Moment,
     NetworkEntry,
     SignalEntry,
-    TraceReport,
+    StreamReport,
     Use,
     Way,
 )
@@ -59,12 +60,12 @@ _Network = tuple[Use, str, str, int | None, str, str]
 _Call = tuple[str, str]
 
 
-def fold(events: Iterable[ev.Happening], limits: Limits) -> TraceReport:
+def fold(events: Iterable[ev.Happening], limits: Limits, name: str = "") -> StreamReport:
     """The report of one trace."""
     folding = Folding(limits)
     for event in events:
         folding.add(event)
-    return folding.report()
+    return folding.report(name)
 
 
 class Folding:
@@ -261,16 +262,20 @@ class Folding:
         if len(entries) < self._limits.entries:
             entries.append(LineEntry(line=event.line, text=self._name(event.text)))
 
-    def report(self) -> TraceReport:
-        """What the program did, as far as it was told."""
+    def report(
+        self, name: str = "", *, doubts: Iterable[Doubt] = (), tasks: Iterable[ev.Key] = ()
+    ) -> StreamReport:
+        """What the program did, as far as it was told; `doubts` are known from elsewhere."""
         first = self._processes.first
         left_out = self._left_out()
-        return TraceReport(
+        return StreamReport(
+            name=name,
             limits=self._limits,
-            doubts=self._doubts(left_out),
+            doubts=self._doubts(left_out, frozenset(doubts)),
             began=self._began,
             ended=self._ended,
             program=None if first is None else key_of(first),
+            tasks=tuple(key_of(key) for key in tasks),
             processes=self._processes.listing(),
             processes_ended=self._processes.ended,
             threads=self._processes.threads,
@@ -330,12 +335,14 @@ class Folding:
             + sum(self._moments_left_out.values())
         )
 
-    def _doubts(self, left_out: int) -> tuple[Doubt, ...]:
+    def _doubts(self, left_out: int, known: frozenset[Doubt]) -> tuple[Doubt, ...]:
         processes = self._processes
         found: Mapping[Doubt, bool] = {
             Doubt.NO_PROGRAM: processes.first is None,
             Doubt.UNREADABLE_LINES: self._counts[Doubt.UNREADABLE_LINES] > 0,
             Doubt.MISSED_CALLS: self._counts[Doubt.MISSED_CALLS] > 0,
+            Doubt.CUT: Doubt.CUT in known,
+            Doubt.BROKEN: Doubt.BROKEN in known,
             Doubt.REMARKS: self._counts[Doubt.REMARKS] > 0,
             Doubt.NOT_ENDED: processes.ended != processes.total,
             Doubt.UNKNOWN_RESULTS: self._counts[Doubt.UNKNOWN_RESULTS] > 0,

@@ -5,9 +5,10 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+from slurmbridge.rules import Place
 from slurmbridge.trace.events import Ended, Executed, Key, Started
 from slurmbridge.trace.names import escaped
-from slurmbridge.trace.places import Place, place_of
+from slurmbridge.trace.places import place_of
 from slurmbridge.trace.report import (
     Act,
     FileEntry,

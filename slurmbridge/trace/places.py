@@ -6,24 +6,8 @@ program gave it, without looking at links, unless the kernel told the real one.
 
 import re
 from collections.abc import Mapping
-from enum import StrEnum, unique
 
-
-@unique
-class Place(StrEnum):
-    """Whose a file is."""
-
-    INPUT = "input"
-    CODE = "code"
-    REQUIREMENT = "requirement"
-    IMAGE = "image"
-    OUTPUT = "output"
-    TEMPORARY = "temporary"
-    # What ordinary programs ask the kernel: devices that hold nothing, processors, memory, their
-    # own state. Without it, each program that writes to /dev/null would do the unexpected.
-    SYSTEM = "system"
-    UNEXPECTED = "unexpected"
-
+from slurmbridge.rules import Place
 
 _OWN = (
     "(?:self|thread-self|[0-9]+)(?:/task/[0-9]+)?"

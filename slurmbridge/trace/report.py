@@ -11,8 +11,9 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from slurmbridge.model import Value
-from slurmbridge.trace.places import Place
+from slurmbridge.model import TraceLevel
+from slurmbridge.rules import Outcome, Place
+from slurmbridge.values import Value
 
 VERSION: Literal[1] = 1
 Count = Annotated[int, Field(ge=0)]
@@ -31,7 +32,7 @@ class Limits(Value):
     programs: Count
 
 
-USUAL = Limits(entries=2000, name_bytes=512, argv_bytes=4096, depth=100, programs=20)
+USUAL = Limits(entries=1000, name_bytes=512, argv_bytes=1024, depth=100, programs=10)
 
 
 @unique
@@ -108,6 +109,10 @@ class Doubt(StrEnum):
     NO_PROGRAM = "no program"
     UNREADABLE_LINES = "unreadable lines"
     MISSED_CALLS = "missed calls"
+    # The trace reached its limit, and what came after is not in it.
+    CUT = "cut"
+    # What was kept of it cannot be read to its end.
+    BROKEN = "broken"
     # strace itself had something to say.
     REMARKS = "remarks"
     # The trace ends before the program does.
@@ -125,6 +130,8 @@ FORBIDS_PASS: Mapping[Doubt, bool] = {
     Doubt.NO_PROGRAM: True,
     Doubt.UNREADABLE_LINES: True,
     Doubt.MISSED_CALLS: True,
+    Doubt.CUT: True,
+    Doubt.BROKEN: True,
     Doubt.REMARKS: True,
     Doubt.NOT_ENDED: True,
     Doubt.UNKNOWN_RESULTS: False,
@@ -290,16 +297,19 @@ class Files(Value):
     tried: Listing[TriedEntry]
 
 
-class TraceReport(Value):
-    """What a program did."""
+class StreamReport(Value):
+    """What happened in the container of one node."""
 
-    version: Literal[1] = VERSION
+    # The node.
+    name: str
     limits: Limits
     doubts: tuple[Doubt, ...]
     began: int | None
     # The time of the last event.
     ended: int | None
     program: ProcessKey | None
+    # The first process of each task.
+    tasks: tuple[ProcessKey, ...]
     processes: Listing[ProcessEntry]
     processes_ended: Count
     threads: Count
@@ -328,6 +338,47 @@ class TraceReport(Value):
     def may_pass(self) -> bool:
         """Whether a verdict may say pass at all."""
         return not any(FORBIDS_PASS[doubt] for doubt in self.doubts)
+
+
+class Evidence(Value):
+    """Where the record tells it: the stream, its line (0: no certain one), and what it says."""
+
+    stream: str
+    line: Count
+    text: str
+
+
+class Finding(Value):
+    """A rule that was not kept, with the lines that decided."""
+
+    rule: str
+    # Whose rule: the site's, the Process's own, or what every verdict rests on.
+    source: Literal["site", "process", "record"]
+    outcome: Outcome
+    message: str
+    evidence: tuple[Evidence, ...]
+    # How many more lines there are.
+    left_out: Count
+
+
+class Verdict(Value):
+    """The worst of all findings; `pass` when there is none."""
+
+    outcome: Outcome
+    findings: tuple[Finding, ...]
+    # How many rules were asked, and the SHA-256 of the site's file.
+    rules: Count
+    rules_sha256: str
+
+
+class TraceReport(Value):
+    """What a Process did: one report for each node, and the verdict on all of them."""
+
+    version: Literal[1] = VERSION
+    process_id: str
+    level: TraceLevel
+    streams: tuple[StreamReport, ...]
+    verdict: Verdict
 
     def json_text(self) -> str:
         """The report as JSON: the same report gives the same text."""

@@ -13,7 +13,7 @@ from slurmbridge.trace.report import (
     NetworkEntry,
     ProcessEntry,
     Program,
-    TraceReport,
+    StreamReport,
 )
 
 _SECOND = 1_000_000
@@ -82,12 +82,12 @@ def _end(process: ProcessEntry) -> str:
     return "no end recorded" if process.ended is None else "ended"
 
 
-def summary(report: TraceReport) -> list[str]:
+def summary(report: StreamReport) -> list[str]:
     """What matters first: whether the record is whole, and how much of what was done."""
     return _lines(_summary(report))
 
 
-def _summary(report: TraceReport) -> Iterator[str]:
+def _summary(report: StreamReport) -> Iterator[str]:
     yield from (_program(process) for process in report.processes.entries[:1])
     if report.began is not None and report.ended is not None:
         yield f"duration: {_seconds(report.began, report.ended)} s"
@@ -128,7 +128,7 @@ def _calls(what: str, calls: Listing[CallEntry]) -> Iterator[str]:
     yield from _rest(calls)
 
 
-def files(report: TraceReport) -> list[str]:
+def files(report: StreamReport) -> list[str]:
     """Every name, by place."""
     lines = [line for place in report.files for line in _place(place)]
     joined = [
@@ -160,7 +160,7 @@ def _place(place: Files) -> Iterator[str]:
     yield from _left_out(place.tried.left_out)
 
 
-def network(report: TraceReport) -> list[str]:
+def network(report: StreamReport) -> list[str]:
     """Every address and socket, with its result."""
     lines: list[str] = []
     for title, listing in (("done", report.network), ("failed", report.network_tried)):
@@ -177,7 +177,7 @@ def _contact(entry: NetworkEntry) -> str:
     return f"  {what}: {_result(entry.error)}{_times(entry.times)}"
 
 
-def tree(report: TraceReport) -> list[str]:
+def tree(report: StreamReport) -> list[str]:
     """Every process below the one that started it, with its programs and its end."""
     children: dict[tuple[int, int] | None, list[ProcessEntry]] = {}
     known = {process.key for process in report.processes.entries}
@@ -194,7 +194,7 @@ def tree(report: TraceReport) -> list[str]:
     return _lines([*lines, *_left_out(report.processes.left_out)])
 
 
-def _process(report: TraceReport, process: ProcessEntry) -> Iterator[str]:
+def _process(report: StreamReport, process: ProcessEntry) -> Iterator[str]:
     indent = "  " * process.depth
     start = _seconds(report.began, process.started)
     end = "" if process.ended is None else f" to {_seconds(report.began, process.ended)} s"

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slurmbridge.rules import Place
 from slurmbridge.trace import Begin, Follower, text
 from slurmbridge.trace import events as ev
 from slurmbridge.trace.events import Key
 from slurmbridge.trace.fold import Folding, fold
 from slurmbridge.trace.names import escaped, is_whole, original, printable
-from slurmbridge.trace.places import Place, place_of
+from slurmbridge.trace.places import place_of
 from slurmbridge.trace.report import (
     FORBIDS_PASS,
     USUAL,
@@ -24,7 +25,7 @@ from slurmbridge.trace.report import (
     Files,
     Kind,
     Limits,
-    TraceReport,
+    StreamReport,
     Use,
 )
 
@@ -51,27 +52,27 @@ def contacted(error: str, host: bytes = b"192.0.2.1", line: int = 2) -> ev.Conta
     return ev.Contacted(line, 2_000_000, KEY, ev.Contact.CONNECT, where, error)
 
 
-def report_of(*events: ev.Happening, limits: Limits = USUAL) -> TraceReport:
+def report_of(*events: ev.Happening, limits: Limits = USUAL) -> StreamReport:
     return fold([START, *events, END], limits)
 
 
-def files_of(report: TraceReport, place: Place) -> Files:
+def files_of(report: StreamReport, place: Place) -> Files:
     (found,) = [files for files in report.files if files.place is place]
     return found
 
 
-def acts_of(report: TraceReport, place: Place) -> dict[str, dict[Act, int]]:
+def acts_of(report: StreamReport, place: Place) -> dict[str, dict[Act, int]]:
     return {file.name: dict(file.acts) for file in files_of(report, place).files}
 
 
 @pytest.fixture(scope="module")
-def acts() -> TraceReport:
+def acts() -> StreamReport:
     """A shell compiles tests/recorded/strace-7.2/acts.c and runs it."""
     trace = (RECORDED / "acts-audit.trace").read_bytes()
     return fold(Follower().events([trace]), USUAL)
 
 
-def test_the_program_and_its_end(acts: TraceReport) -> None:
+def test_the_program_and_its_end(acts: StreamReport) -> None:
     first = acts.processes.entries[0]
     assert first.key == acts.program
     assert (first.parent, first.depth, first.code, first.signal) == (None, 0, 0, None)
@@ -81,7 +82,7 @@ def test_the_program_and_its_end(acts: TraceReport) -> None:
     assert (acts.processes.total, acts.processes_ended, acts.threads) == (26, 26, 4)
 
 
-def test_the_tree_of_processes(acts: TraceReport) -> None:
+def test_the_tree_of_processes(acts: StreamReport) -> None:
     by_pid = {process.key.pid: process for process in acts.processes.entries}
     parents = {pid: entry.parent.pid for pid, entry in by_pid.items() if entry.parent}
     assert (parents[11167], parents[11166], by_pid[11167].depth) == (11166, 11159, 3)
@@ -93,7 +94,7 @@ def test_the_tree_of_processes(acts: TraceReport) -> None:
     assert by_pid[11180].programs[-1].argv == ('tr"ue', "AAAA", "z\\x0a\\xff")
 
 
-def test_the_files_by_place(acts: TraceReport) -> None:
+def test_the_files_by_place(acts: StreamReport) -> None:
     assert acts_of(acts, Place.INPUT) == {"/input/x": {Act.READ: 12}}
     assert acts_of(acts, Place.CODE) == {"/code/acts.c": {Act.READ: 1}}
     assert acts_of(acts, Place.OUTPUT) == {"/output/result": {Act.WRITTEN: 1, Act.CREATED: 1}}
@@ -115,7 +116,7 @@ def test_the_files_by_place(acts: TraceReport) -> None:
     assert ("/code/acts.c", Act.EXECUTED, "EACCES") in tried
 
 
-def test_the_network(acts: TraceReport) -> None:
+def test_the_network(acts: StreamReport) -> None:
     done = [(e.use, e.address, e.port) for e in acts.network.entries if e.use is Use.CONNECT]
     assert done == [(Use.CONNECT, "127.0.0.1", 54843)]
     failed = [(e.use, e.address, e.port, e.error) for e in acts.network_tried.entries]
@@ -129,7 +130,7 @@ def test_the_network(acts: TraceReport) -> None:
     assert [e.times for e in acts.network.entries if e.use is Use.SEND] == [2]
 
 
-def test_calls_signals_and_doubts(acts: TraceReport) -> None:
+def test_calls_signals_and_doubts(acts: StreamReport) -> None:
     assert [(e.call, e.error) for e in acts.unusual.entries] == [
         ("unshare", "EPERM"),
         ("memfd_create", ""),
@@ -141,7 +142,7 @@ def test_calls_signals_and_doubts(acts: TraceReport) -> None:
     assert acts.left_out == 0
 
 
-def test_the_timeline_is_in_order(acts: TraceReport) -> None:
+def test_the_timeline_is_in_order(acts: StreamReport) -> None:
     lines = [moment.at.line for moment in acts.timeline]
     assert lines == sorted(lines)
     starts = [moment for moment in acts.timeline if moment.kind is Kind.START]
@@ -376,9 +377,9 @@ def _lists(node: object) -> Iterable[dict[str, Any]]:
 @given(_EVENTS, _SMALL)
 def test_limits_hold_and_nothing_is_lost(events: list[ev.Happening], limits: Limits) -> None:
     report = fold(events, limits)
-    document = json.loads(report.json_text())
-    assert TraceReport.model_validate_json(report.json_text()) == report
-    assert fold(events, limits).json_text() == report.json_text()
+    document = json.loads(report.model_dump_json())
+    assert StreamReport.model_validate_json(report.model_dump_json()) == report
+    assert fold(events, limits).model_dump_json() == report.model_dump_json()
     for listing in _lists(document):
         assert len(listing["entries"]) <= limits.entries
         times = sum(entry.get("times", 1) for entry in listing["entries"])
@@ -401,7 +402,7 @@ def test_limits_hold_and_nothing_is_lost(events: list[ev.Happening], limits: Lim
         assert all(line.isprintable() for line in view(report))
 
 
-def test_text_of_the_recorded_trace(acts: TraceReport) -> None:
+def test_text_of_the_recorded_trace(acts: StreamReport) -> None:
     summary = text.summary(acts)
     assert summary[0].startswith("program: sh -c 'gcc -w -o /tmp/acts ")
     assert summary[0].endswith(": exit code 0")
