@@ -1,10 +1,11 @@
 """Folds the events of one trace into its report. Memory is bounded by the limits alone."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from slurmbridge.rules import Place
+from slurmbridge.rules import Place, Target
 from slurmbridge.trace import events as ev
 from slurmbridge.trace.gather import (
     At,
@@ -18,9 +19,11 @@ from slurmbridge.trace.gather import (
 from slurmbridge.trace.names import escaped
 from slurmbridge.trace.places import place_of
 from slurmbridge.trace.report import (
+    NOTHING_THERE,
     Act,
     CallEntry,
     Doubt,
+    ExecutedEntry,
     JoinedEntry,
     Joining,
     Kind,
@@ -28,6 +31,7 @@ from slurmbridge.trace.report import (
     LineEntry,
     Listing,
     Mark,
+    ModeEntry,
     Moment,
     NetworkEntry,
     SignalEntry,
@@ -53,11 +57,16 @@ _USES: Mapping[ev.Contact, Use] = {
     ev.Contact.BIND: Use.BIND,
     ev.Contact.ACCEPT: Use.ACCEPT,
 }
+_TARGETS = {-1: Target.ALL, 0: Target.GROUP, 1: Target.FIRST}
 # connect(2): the connection is still being made, or is there; nobody knows how it ends.
 _STILL_OPEN = frozenset({"EINPROGRESS", "EALREADY", "EINTR", "EISCONN"})
 # Use, family, address, port, type; then the error.
 _Network = tuple[Use, str, str, int | None, str, str]
 _Call = tuple[str, str]
+# Way, signal, call, to whom, error.
+_Signal = tuple[Way, str, str, Target | None, str]
+# A mode as strace prints it.
+_MODE = re.compile(rb"[0-7]{1,7}").match
 
 
 def fold(events: Iterable[ev.Happening], limits: Limits, name: str = "") -> StreamReport:
@@ -86,7 +95,10 @@ class Folding:
             kind: Table(size) for kind in (Kind.UNUSUAL, Kind.REFUSED)
         }
         self._arguments: dict[tuple[Kind, _Call], str] = {}
-        self._signals: Table[tuple[Way, str, str, str]] = Table(size)
+        self._executed: Table[tuple[str, Place, str]] = Table(size)
+        # Name, mode, error.
+        self._modes: Table[tuple[str, str, str]] = Table(size)
+        self._signals: Table[_Signal] = Table(size)
         self._missed: list[Mark] = []
         self._unreadable: list[LineEntry] = []
         self._remarks: list[LineEntry] = []
@@ -105,7 +117,7 @@ class Folding:
             ev.Deleted: lambda event: self._act(event, event.path, (Act.DELETED,)),
             ev.Renamed: self._rename,
             ev.Linked: self._link,
-            ev.Changed: lambda event: self._act(event, event.path, (_CHANGE[event.change],)),
+            ev.Changed: self._change,
             ev.SocketMade: self._socket,
             ev.Contacted: self._contact,
             ev.Listening: lambda event: self._reach(event, (Use.LISTEN, "", "", None, "")),
@@ -155,6 +167,9 @@ class Folding:
     def _execute(self, event: ev.Executed) -> None:
         self._cut += self._processes.executed(event)
         self._act(event, event.path, (Act.EXECUTED,))
+        if event.error not in NOTHING_THERE:
+            key = (self._name(event.path), place_of(event.path), self._word(event.error))
+            self._executed.add(key, _at(event))
         if not event.error:
             self._moment(Kind.PROGRAM, event, self._name(event.path))
 
@@ -187,6 +202,14 @@ class Folding:
             if not files.acts[act]:
                 self._moment(Kind.ACCESS, event, f"{act} {place}: {name}")
         files.done(name, acts, at, unsure=event.error == ev.UNKNOWN)
+
+    def _change(self, event: ev.Changed) -> None:
+        self._act(event, event.path, (_CHANGE[event.change],))
+        mode = _MODE(event.value)
+        # What cannot be read may be anything.
+        if event.change is ev.Change.MODE and (mode is None or int(mode[0], 8) & 0o6000):
+            key = (self._name(event.path), self._name(event.value), self._word(event.error))
+            self._modes.add(key, _at(event))
 
     def _transfer(self, event: ev.Transferred) -> None:
         files = self._files[place_of(event.path)]
@@ -235,11 +258,16 @@ class Folding:
 
     def _send(self, event: ev.SignalSent) -> None:
         signal, call, error = (self._word(text) for text in (event.signal, event.call, event.error))
-        self._signals.add((Way.SENT, signal, call, error), _at(event))
+        to = _TARGETS.get(event.target, Target.PROCESS)
+        if event.call != "kill" and to is not Target.FIRST:
+            to = Target.PROCESS
+        elif event.target < -1:
+            to = Target.GROUP
+        self._signals.add((Way.SENT, signal, call, to, error), _at(event))
 
     def _arrive(self, event: ev.Signalled) -> None:
         sender = "" if event.sender is None else "process"
-        self._signals.add((Way.ARRIVED, self._word(event.signal), sender, ""), _at(event))
+        self._signals.add((Way.ARRIVED, self._word(event.signal), sender, None, ""), _at(event))
 
     def _call(self, event: ev.Unusual | ev.Refused, kind: Kind) -> None:
         key = (self._word(event.call), self._word(event.error))
@@ -278,9 +306,12 @@ class Folding:
             tasks=tuple(key_of(key) for key in tasks),
             processes=self._processes.listing(),
             processes_ended=self._processes.ended,
+            processes_left=self._processes.left,
             threads=self._processes.threads,
             files=tuple(files.files() for files in self._files.values()),
             joined=self._joined.listing(_joined_entry),
+            executed=self._executed.listing(_executed_entry),
+            modes=self._modes.listing(_mode_entry),
             network=self._network.listing(_network_entry),
             network_tried=self._network_tried.listing(_network_entry),
             unusual=self._listed_calls(Kind.UNUSUAL),
@@ -316,6 +347,8 @@ class Folding:
     def _left_out(self) -> int:
         tables: tuple[Table[Any], ...] = (
             self._joined,
+            self._executed,
+            self._modes,
             self._network,
             self._network_tried,
             self._signals,
@@ -363,6 +396,16 @@ def _joined_entry(key: tuple[str, str, Joining, str], times: int, first: Mark) -
     )
 
 
+def _executed_entry(key: tuple[str, Place, str], times: int, first: Mark) -> ExecutedEntry:
+    name, place, error = key
+    return ExecutedEntry(name=name, place=place, error=error, times=times, first=first)
+
+
+def _mode_entry(key: tuple[str, str, str], times: int, first: Mark) -> ModeEntry:
+    name, mode, error = key
+    return ModeEntry(name=name, mode=mode, error=error, times=times, first=first)
+
+
 def _network_entry(key: _Network, times: int, first: Mark) -> NetworkEntry:
     use, family, address, port, kind, error = key
     return NetworkEntry(
@@ -377,6 +420,8 @@ def _network_entry(key: _Network, times: int, first: Mark) -> NetworkEntry:
     )
 
 
-def _signal_entry(key: tuple[Way, str, str, str], times: int, first: Mark) -> SignalEntry:
-    way, signal, call, error = key
-    return SignalEntry(way=way, signal=signal, call=call, error=error, times=times, first=first)
+def _signal_entry(key: _Signal, times: int, first: Mark) -> SignalEntry:
+    way, signal, call, to, error = key
+    return SignalEntry(
+        way=way, signal=signal, call=call, to=to, error=error, times=times, first=first
+    )

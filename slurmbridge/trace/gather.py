@@ -10,6 +10,7 @@ from slurmbridge.trace.events import Ended, Executed, Key, Started
 from slurmbridge.trace.names import escaped
 from slurmbridge.trace.places import place_of
 from slurmbridge.trace.report import (
+    NOTHING_THERE,
     Act,
     FileEntry,
     Files,
@@ -64,8 +65,8 @@ class Table(Generic[K]):
         self.total = 0
         self.left_out = 0
 
-    def add(self, key: K, at: At) -> None:
-        """It has happened once more."""
+    def add(self, key: K, at: At) -> bool:
+        """It has happened once more; returns whether it is listed."""
         self.total += 1
         times = self.kept.get(key)
         if times is not None:
@@ -75,6 +76,8 @@ class Table(Generic[K]):
             self._first[key] = at
         else:
             self.left_out += 1
+            return False
+        return True
 
     def listing(self, entry: Callable[[K, int, Mark], E]) -> Listing[E]:
         """The list, in the order in which things first happened."""
@@ -88,6 +91,7 @@ class Table(Generic[K]):
 class _File:
     first: At
     acts: Counter[Act] = field(default_factory=Counter)
+    lines: dict[Act, int] = field(default_factory=dict)
     unsure: int = 0
     moved: list[int] = field(default_factory=lambda: [0, 0])
 
@@ -104,6 +108,8 @@ class FilesGrown:
         self._acts_left_out: Counter[Act] = Counter()
         self._moved_left_out = [0, 0]
         self._tried: Table[tuple[str, Act, str]] = Table(limits.entries)
+        self._denied: Counter[Act] = Counter()
+        self._denied_left_out: Counter[Act] = Counter()
 
     def _file(self, name: str, at: At) -> _File | None:
         file = self._files.get(name)
@@ -120,13 +126,17 @@ class FilesGrown:
                 self._acts_left_out[act] += 1
             else:
                 file.acts[act] += 1
+                file.lines.setdefault(act, at.line)
         if file is not None:
             file.unsure += unsure
 
     def tried(self, name: str, acts: Iterable[Act], at: At, error: str) -> None:
         """It failed."""
         for act in acts:
-            self._tried.add((name, act, error), at)
+            listed = self._tried.add((name, act, error), at)
+            if error not in NOTHING_THERE:
+                self._denied[act] += 1
+                self._denied_left_out[act] += not listed
 
     def moved(self, name: str, at: At, read: int, written: int) -> None:
         """Bytes passed."""
@@ -154,6 +164,8 @@ class FilesGrown:
             bytes_read_left_out=self._moved_left_out[0],
             bytes_written_left_out=self._moved_left_out[1],
             tried=self._tried.listing(_tried_entry),
+            denied=counted(self._denied, Act),
+            denied_left_out=counted(self._denied_left_out, Act),
         )
 
 
@@ -161,6 +173,7 @@ def _file_entry(name: str, file: _File) -> FileEntry:
     return FileEntry(
         name=name,
         acts=counted(file.acts, Act),
+        lines={act: file.lines[act] for act in Act if act in file.lines},
         unsure=file.unsure,
         bytes_read=file.moved[0],
         bytes_written=file.moved[1],
@@ -195,6 +208,9 @@ class ProcessesGrown:
         self.first: Key | None = None
         self.total = 0
         self.ended = 0
+        # That were alive when the first process of the last task had ended.
+        self.left = 0
+        self._tasks = 0
         self.threads = 0
         self.uncertain = 0
         self.programs_left_out = 0
@@ -218,6 +234,7 @@ class ProcessesGrown:
             self._kept[event.process] = _Process(
                 event.parent, event.certain, depth, event.line, event.time
             )
+            self._tasks += event.parent is None and event.certain
 
     def thread(self, key: Key) -> None:
         """One more thread."""
@@ -261,6 +278,9 @@ class ProcessesGrown:
         process = self._kept.get(event.process)
         if process is not None and process.end is None:
             process.end = event
+            if process.parent is None and process.certain:
+                self._tasks -= 1
+                self.left = 0 if self._tasks else max(self.total - self.ended, 0)
 
     def listing(self) -> Listing[ProcessEntry]:
         """The processes, for the report, in the order of their starts."""

@@ -12,7 +12,11 @@ from typing import Annotated, Generic, Literal, TypeVar
 from pydantic import Field
 
 from slurmbridge.model import TraceLevel
-from slurmbridge.rules import Outcome, Place
+from slurmbridge.rules import Act as Act  # noqa: PLC0414 (a word of the report as well as of rules)
+from slurmbridge.rules import Doubt as Doubt  # noqa: PLC0414
+from slurmbridge.rules import Outcome, Place, Target
+from slurmbridge.rules import Use as Use  # noqa: PLC0414
+from slurmbridge.rules import Way as Way  # noqa: PLC0414
 from slurmbridge.values import Value
 
 VERSION: Literal[1] = 1
@@ -33,48 +37,6 @@ class Limits(Value):
 
 
 USUAL = Limits(entries=1000, name_bytes=512, argv_bytes=1024, depth=100, programs=10)
-
-
-@unique
-class Act(StrEnum):
-    """What was done with a name."""
-
-    READ = "read"
-    # Opened for writing, or its size was set.
-    WRITTEN = "written"
-    # Opened with O_CREAT (it may have been there), or made by mkdir, mknod, link, symlink.
-    CREATED = "created"
-    DELETED = "deleted"
-    RENAMED = "renamed"
-    # Something else was renamed to it.
-    REPLACED = "replaced"
-    # It got one more name.
-    LINKED = "linked"
-    # Its mode or owner was set.
-    CHANGED = "changed"
-    EXECUTED = "executed"
-    # Opened with O_PATH.
-    LOCATED = "located"
-
-
-@unique
-class Use(StrEnum):
-    """How the network was used."""
-
-    SOCKET = "socket"
-    CONNECT = "connect"
-    SEND = "send"
-    BIND = "bind"
-    LISTEN = "listen"
-    ACCEPT = "accept"
-
-
-@unique
-class Way(StrEnum):
-    """A signal of the program, or one that reached it."""
-
-    SENT = "sent"
-    ARRIVED = "arrived"
 
 
 @unique
@@ -102,29 +64,8 @@ class Kind(StrEnum):
     MISSED = "missed"
 
 
-@unique
-class Doubt(StrEnum):
-    """Why a report may not tell all."""
-
-    NO_PROGRAM = "no program"
-    UNREADABLE_LINES = "unreadable lines"
-    MISSED_CALLS = "missed calls"
-    # The trace reached its limit, and what came after is not in it.
-    CUT = "cut"
-    # What was kept of it cannot be read to its end.
-    BROKEN = "broken"
-    # strace itself had something to say.
-    REMARKS = "remarks"
-    # The trace ends before the program does.
-    NOT_ENDED = "not ended"
-    # It is not known how some calls ended; they are counted as done.
-    UNKNOWN_RESULTS = "unknown results"
-    # It is not certain who started a process.
-    UNCERTAIN_PARENTS = "uncertain parents"
-    # Some lists are not whole; their totals are.
-    LEFT_OUT = "left out"
-
-
+# Errors of a try that failed only because nothing was there.
+NOTHING_THERE = frozenset({"ENOENT", "ENOTDIR"})
 # Whether a doubt forbids every verdict that says pass.
 FORBIDS_PASS: Mapping[Doubt, bool] = {
     Doubt.NO_PROGRAM: True,
@@ -192,6 +133,8 @@ class FileEntry(Value):
 
     name: str
     acts: Mapping[Act, int]
+    # The line of the first of each.
+    lines: Mapping[Act, int]
     unsure: Count
     bytes_read: Count
     bytes_written: Count
@@ -203,6 +146,26 @@ class TriedEntry(Value):
 
     name: str
     act: Act
+    error: str
+    times: Count
+    first: Mark
+
+
+class ExecutedEntry(Value):
+    """A program that was executed, or was there and could not be."""
+
+    name: str
+    place: Place
+    error: str
+    times: Count
+    first: Mark
+
+
+class ModeEntry(Value):
+    """A mode with set-user-id or set-group-id that a file got, or was tried to be given."""
+
+    name: str
+    mode: str
     error: str
     times: Count
     first: Mark
@@ -246,11 +209,12 @@ class CallEntry(Value):
 
 
 class SignalEntry(Value):
-    """A signal; sent by `call`, or arrived from the kernel (no call) or a process."""
+    """A signal; sent by `call` to somebody, or arrived from the kernel (no call) or a process."""
 
     way: Way
     signal: str
     call: str
+    to: Target | None
     error: str
     times: Count
     first: Mark
@@ -295,6 +259,9 @@ class Files(Value):
     bytes_read_left_out: Count
     bytes_written_left_out: Count
     tried: Listing[TriedEntry]
+    # Tries that failed although something was there, listed or not; and what of it is not listed.
+    denied: Mapping[Act, int]
+    denied_left_out: Mapping[Act, int]
 
 
 class StreamReport(Value):
@@ -312,10 +279,15 @@ class StreamReport(Value):
     tasks: tuple[ProcessKey, ...]
     processes: Listing[ProcessEntry]
     processes_ended: Count
+    # That were alive when the first processes of all tasks had ended.
+    processes_left: Count
     threads: Count
     # One for each place.
     files: tuple[Files, ...]
     joined: Listing[JoinedEntry]
+    # What stands in `files` too: here, files that were only read leave room for it.
+    executed: Listing[ExecutedEntry]
+    modes: Listing[ModeEntry]
     network: Listing[NetworkEntry]
     network_tried: Listing[NetworkEntry]
     unusual: Listing[CallEntry]

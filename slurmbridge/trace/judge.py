@@ -1,0 +1,484 @@
+"""What a site's rules, and a Process's own, say of the reports of its streams. Pure.
+
+The Process's rules are asked beside the site's, and the worst answer counts: they can only make a
+verdict worse. Beside all rules stands the record itself: where it is missing or not whole, no
+verdict says pass.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from importlib.resources import files as package_files
+from ipaddress import IPv6Address, ip_address
+from typing import Any, NamedTuple
+
+from slurmbridge.rules import (
+    Act,
+    AnyRule,
+    Bit,
+    Calls,
+    CallsRule,
+    CountRule,
+    Doubt,
+    EndRule,
+    ExecutionRule,
+    FilesRule,
+    NetworkRule,
+    Outcome,
+    Place,
+    Quantity,
+    RecordRule,
+    SetUserIdRule,
+    SignalsRule,
+    TraceRules,
+    Tries,
+    Use,
+    Way,
+    parse_rules,
+)
+from slurmbridge.trace.amounts import AMOUNTS
+from slurmbridge.trace.case import Case, Source, call, contact, signal, with_error
+from slurmbridge.trace.names import escaped, is_whole
+from slurmbridge.trace.report import (
+    FORBIDS_PASS,
+    NOTHING_THERE,
+    Files,
+    Finding,
+    Joining,
+    Listing,
+    NetworkEntry,
+    ProcessEntry,
+    StreamReport,
+    Verdict,
+)
+
+_WORST = tuple(Outcome)
+_Parts = tuple[str, ...]
+# The program cannot write there, and make no link.
+_FIXED = frozenset({Place.INPUT, Place.CODE, Place.REQUIREMENT, Place.IMAGE})
+_LINKS = frozenset({Joining.SYMBOLIC_LINK, Joining.HARD_LINK})
+_BITS: Mapping[Bit, int] = {Bit.USER: 0o4000, Bit.GROUP: 0o2000}
+_NO_END = "the end of the program is not told"
+
+
+class SiteRules(NamedTuple):
+    """A site's rules, and the SHA-256 of the file that holds them."""
+
+    rules: TraceRules
+    sha256: str
+
+
+def default_rules() -> SiteRules:
+    """The rules of a site that has no file of its own."""
+    text = (package_files("slurmbridge.trace") / "default-rules.toml").read_bytes()
+    return SiteRules(parse_rules(text), sha256(text).hexdigest())
+
+
+def judge(
+    streams: Sequence[StreamReport], site: SiteRules, process: TraceRules | None = None
+) -> Verdict:
+    """The worst of what the record, the site's rules and the Process's own rules say."""
+    own = () if process is None else process.rules
+    findings = tuple(
+        finding
+        for finding in (
+            *_record(streams),
+            *_asked(streams, "site", site.rules.rules),
+            *_asked(streams, "process", own),
+        )
+        if finding is not None
+    )
+    worst = max((_WORST.index(finding.outcome) for finding in findings), default=0)
+    return Verdict(
+        outcome=_WORST[worst],
+        findings=findings,
+        rules=len(site.rules.rules) + len(own),
+        rules_sha256=site.sha256,
+    )
+
+
+def _asked(
+    streams: Sequence[StreamReport], source: Source, rules: Iterable[AnyRule]
+) -> Iterator[Finding | None]:
+    for rule in rules:
+        for case in _CHECKS[type(rule)](rule, streams):
+            yield case.finding(rule.name, source, rule.then)
+
+
+# What a record is worth that gives rise to a doubt, without any rule. `fail`: there is no record of
+# the program, or what was kept is not what strace wrote. The rest happens to honest programs
+# too, as when a job reaches its time limit: somebody has to look.
+RECORD: Mapping[Doubt, Outcome] = {
+    Doubt.NO_PROGRAM: Outcome.FAIL,
+    Doubt.UNREADABLE_LINES: Outcome.ATTENTION,
+    Doubt.MISSED_CALLS: Outcome.ATTENTION,
+    Doubt.CUT: Outcome.ATTENTION,
+    Doubt.BROKEN: Outcome.FAIL,
+    Doubt.REMARKS: Outcome.ATTENTION,
+    Doubt.NOT_ENDED: Outcome.ATTENTION,
+    Doubt.UNKNOWN_RESULTS: Outcome.PASS,
+    Doubt.UNCERTAIN_PARENTS: Outcome.PASS,
+    Doubt.LEFT_OUT: Outcome.PASS,
+}
+
+
+def _record(streams: Sequence[StreamReport]) -> Iterator[Finding | None]:
+    if not streams:
+        yield Case("there is no record", sure=1).finding("record", "record", Outcome.FAIL)
+    for doubt in Doubt:
+        if FORBIDS_PASS[doubt]:
+            case = _doubted(streams, doubt)
+            yield case.finding(f"record: {doubt}", "record", RECORD[doubt])
+
+
+def _doubted(streams: Sequence[StreamReport], doubt: Doubt) -> Case:
+    case = Case(str(doubt))
+    for stream in streams:
+        if doubt not in stream.doubts:
+            continue
+        lines = list(_lines_of(stream, doubt))
+        if not lines:
+            case.against(stream, 0, str(doubt))
+        for line, text in lines:
+            case.against(stream, line, text)
+        listing = _LISTINGS[doubt](stream) if doubt in _LISTINGS else None
+        case.unlisted(listing.left_out if listing else 0, sure=True)
+    return case
+
+
+_LISTINGS: Mapping[Doubt, Callable[[StreamReport], Listing[Any]]] = {
+    Doubt.UNREADABLE_LINES: lambda stream: stream.unreadable,
+    Doubt.MISSED_CALLS: lambda stream: stream.missed,
+    Doubt.REMARKS: lambda stream: stream.remarks,
+}
+
+
+def _lines_of(stream: StreamReport, doubt: Doubt) -> Iterator[tuple[int, str]]:
+    """Where a doubt comes from, if there is such a line."""
+    if doubt is Doubt.UNREADABLE_LINES:
+        yield from ((entry.line, entry.text) for entry in stream.unreadable.entries)
+    elif doubt is Doubt.REMARKS:
+        yield from ((entry.line, entry.text) for entry in stream.remarks.entries)
+    elif doubt is Doubt.MISSED_CALLS:
+        for mark in stream.missed.entries:
+            yield mark.line, f"one call of process {mark.process.pid} after this line"
+    elif doubt is Doubt.NOT_ENDED:
+        for entry in stream.processes.entries:
+            if entry.ended is None:
+                yield entry.line, f"process {entry.key.pid} starts, and its end is not told"
+
+
+def _doubts(rule: RecordRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+    yield from (_doubted(streams, doubt) for doubt in rule.doubts)
+
+
+def _network(rule: NetworkRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+    case = Case("uses of the network that are not allowed")
+    nothing = not rule.families and not rule.loopback
+    for stream in streams:
+        for listing in (stream.network, stream.network_tried):
+            for entry in listing.entries:
+                if entry.use in rule.uses and not _allowed(rule, entry, nothing):
+                    case.against(stream, entry.first.line, contact(entry), entry.times)
+            case.unlisted(listing.left_out, sure=nothing and set(rule.uses) == set(Use))
+    yield case
+
+
+def _allowed(rule: NetworkRule, entry: NetworkEntry, nothing: bool) -> bool:
+    if entry.use is Use.LISTEN:
+        # Its address is that of its bind.
+        return not nothing
+    if entry.family in rule.families:
+        return True
+    return rule.loopback and entry.family in {"AF_INET", "AF_INET6"} and _own(entry.address)
+
+
+def _own(address: str) -> bool:
+    """Whether it leads back into the container."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return found.is_loopback or found.is_unspecified
+
+
+def _execution(rule: ExecutionRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+    case = Case("executions that are not allowed")
+    for stream in streams:
+        listed: Counter[Place] = Counter()
+        for entry in stream.executed.entries:
+            listed[entry.place] += entry.times
+            forbidden = _is_outside(rule, entry.place) or _is_forbidden(rule, entry.name)
+            if forbidden is None:
+                case.unlisted(entry.times, sure=False)
+            elif forbidden:
+                text = with_error(f"execute {entry.name}", entry.error)
+                case.against(stream, entry.first.line, text, entry.times)
+        for files in stream.files:
+            outside = _is_outside(rule, files.place)
+            if outside or rule.forbidden:
+                case.unlisted(_executions(files) - listed[files.place], sure=outside)
+        if rule.forbidden:
+            _linked(rule, stream, case)
+    yield case
+
+
+def _is_outside(rule: ExecutionRule, place: Place) -> bool:
+    return rule.places is not None and place not in rule.places
+
+
+def _executions(files: Files) -> int:
+    """How many there were, without the tries where nothing was there."""
+    return files.acts.get(Act.EXECUTED, 0) + files.denied.get(Act.EXECUTED, 0)
+
+
+def _is_forbidden(rule: ExecutionRule, name: str) -> bool | None:
+    """None: its last part was cut, and cannot be known."""
+    if not rule.forbidden:
+        return False
+    return _last(name) in rule.forbidden if is_whole(name) else None
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def _linked(rule: ExecutionRule, stream: StreamReport, case: Case) -> None:
+    """Links to forbidden names: under the link's own name, the execution would not be seen."""
+    for entry in stream.joined.entries:
+        if entry.joining in _LINKS and _is_forbidden(rule, entry.source):
+            text = with_error(f"{entry.joining} {entry.name} to {entry.source}", entry.error)
+            case.against(stream, entry.first.line, text, entry.times)
+    if any(_executions(files) for files in stream.files if files.place not in _FIXED):
+        case.unlisted(stream.joined.left_out, sure=False)
+
+
+def _files(rule: FilesRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+    case = Case("acts on files that are not allowed")
+    below = tuple(_parts(path.encode()) for path in rule.below)
+    for stream in streams:
+        for files in stream.files:
+            if files.place not in rule.places:
+                _files_in(rule, below, stream, files, case)
+    yield case
+
+
+def _parts(path: bytes) -> _Parts:
+    return tuple(escaped(path, len(path)).split("/"))
+
+
+def _files_in(
+    rule: FilesRule, below: tuple[_Parts, ...], stream: StreamReport, files: Files, case: Case
+) -> None:
+    for acts, name, line, times in _acts(rule, files):
+        inside = _is_below(name, below)
+        if inside is None:
+            case.unlisted(times, sure=False)
+        elif not inside:
+            case.against(stream, line, f"{acts} {name}", times)
+    unlisted = sum(files.acts_left_out.get(act, 0) for act in rule.acts)
+    if rule.tries is Tries.DENIED:
+        unlisted += sum(files.denied_left_out.get(act, 0) for act in rule.acts)
+    case.unlisted(unlisted, sure=not below)
+    if rule.tries is Tries.ALL:
+        # It is not told which acts these were.
+        case.unlisted(files.tried.left_out, sure=False)
+
+
+def _acts(rule: FilesRule, files: Files) -> Iterator[tuple[str, str, int, int]]:
+    """The acts that the rule is about: what, on which name, where, how often."""
+    for file in files.files:
+        acts = [act for act in rule.acts if file.acts.get(act)]
+        if acts:
+            line = min(file.lines[act] for act in acts)
+            yield ", ".join(acts), file.name, line, sum(file.acts[act] for act in acts)
+    for tried in files.tried.entries:
+        counts = rule.tries is Tries.ALL or (
+            rule.tries is Tries.DENIED and tried.error not in NOTHING_THERE
+        )
+        if counts and tried.act in rule.acts:
+            yield f"not {tried.act} ({tried.error})", tried.name, tried.first.line, tried.times
+
+
+def _is_below(name: str, below: tuple[_Parts, ...]) -> bool | None:
+    """None: the name was cut before that could be seen."""
+    whole = is_whole(name)
+    parts = (name if whole else name[: name.rfind("\\...")]).split("/")
+    if ".." in parts:
+        return False
+    if not whole:
+        cut = parts.pop()
+    if any(_begins(parts, path) for path in below):
+        return True
+    if whole:
+        return False
+    near = (path for path in below if len(path) > len(parts))
+    later = any(
+        _begins(parts, path[: len(parts)]) and _may_become(cut, path[len(parts)]) for path in near
+    )
+    return None if later else False
+
+
+def _begins(parts: Sequence[str], path: _Parts) -> bool:
+    """Whether a name begins with the parts of a path, in which a star is any one part."""
+    together = zip(parts, path, strict=False)
+    return len(parts) >= len(path) and all(own in {"*", part} for part, own in together)
+
+
+def _may_become(cut: str, part: str) -> bool:
+    return part == "*" or part.startswith(cut)
+
+
+def _count(rule: CountRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+    case = Case(str(rule.of), at_most=rule.at_most)
+    for stream in streams:
+        amount = AMOUNTS[rule.of](stream)
+        if rule.of is Quantity.SECONDS:
+            case.sure = max(case.sure, amount.sure)
+        else:
+            case.sure += amount.sure
+        case.unknown += amount.unknown
+        case.untold = case.untold or amount.untold
+        # Of what is listed, that which is too much; or the last of it.
+        for line, text in amount.lines[rule.at_most :] or amount.lines[-1:]:
+            case.show(stream, line, text)
+    yield case
+
+
+def _calls(rule: CallsRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+    case = Case("calls that are not allowed")
+    for stream in streams:
+        for listed in rule.lists:
+            listing = stream.unusual if listed is Calls.UNUSUAL else stream.refused
+            for entry in listing.entries:
+                if entry.call in rule.names if rule.names else entry.call not in rule.allowed:
+                    text = call(entry)
+                    case.against(stream, entry.first.line, text, entry.times)
+            case.unlisted(listing.left_out, sure=not rule.names and not rule.allowed)
+    yield case
+
+
+def _signals(rule: SignalsRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+    case = Case(f"signals that {'were ' if rule.way is Way.SENT else ''}{rule.way}", rule.at_most)
+    for stream in streams:
+        for entry in stream.signals.entries:
+            if (
+                entry.way is rule.way
+                and (not rule.signals or entry.signal in rule.signals)
+                and (not rule.to or entry.to in rule.to)
+                and (not rule.errors or entry.error in rule.errors)
+            ):
+                case.against(stream, entry.first.line, signal(entry), entry.times)
+        case.unlisted(stream.signals.left_out, sure=False)
+    yield case
+
+
+def _end(rule: EndRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+    if rule.codes is not None:
+        yield _codes(rule.codes, streams)
+    if rule.killed is not None:
+        yield _killed(rule.killed, streams)
+    if rule.left is not None:
+        yield _left(rule.left, streams, orphans=False)
+    if rule.orphans is not None:
+        yield _left(rule.orphans, streams, orphans=True)
+
+
+def _first_of_tasks(stream: StreamReport) -> list[ProcessEntry]:
+    """What the container itself has started; nothing of it is a child of the program."""
+    return [e for e in stream.processes.entries if e.parent is None and e.certain]
+
+
+def _over(stream: StreamReport) -> int | None:
+    """When the program was at its end; None when that is not told."""
+    ends = [entry.ended for entry in _first_of_tasks(stream)]
+    known = [end for end in ends if end is not None]
+    return max(known) if known and len(known) == len(ends) else None
+
+
+def _outlives(entry: ProcessEntry, over: int) -> bool:
+    """Whether it was alive when the program had ended; what then lives is killed at once."""
+    if entry.parent is None and entry.certain:
+        return False
+    return entry.ended is None or entry.ended + (entry.signal is not None) > over
+
+
+def _codes(codes: tuple[int, ...], streams: Sequence[StreamReport]) -> Case:
+    case = Case("ends of the program that are not allowed")
+    for stream in streams:
+        if _over(stream) is None:
+            case.untold = _NO_END
+        for entry in _first_of_tasks(stream):
+            if entry.ended is not None and entry.code not in codes:
+                how = f"killed by {entry.signal}" if entry.signal else f"exit code {entry.code}"
+                case.against(stream, entry.line, f"process {entry.key.pid}: {how}")
+    return case
+
+
+def _killed(at_most: int, streams: Sequence[StreamReport]) -> Case:
+    case = Case("processes that a signal ended", at_most, why_unknown="processes are not listed")
+    for stream in streams:
+        over = _over(stream)
+        for entry in stream.processes.entries:
+            during = over is None or not _outlives(entry, over)
+            if entry.signal is not None and during:
+                text = f"process {entry.key.pid} is killed by {entry.signal}"
+                case.against(stream, entry.line, text)
+        case.unlisted(stream.processes.left_out, sure=False)
+    return case
+
+
+def _left(at_most: int, streams: Sequence[StreamReport], *, orphans: bool) -> Case:
+    what = "daemons left" if orphans else "processes left"
+    case = Case(f"{what} when the program ended", at_most, why_unknown="processes are not listed")
+    for stream in streams:
+        over = _over(stream)
+        if over is None:
+            case.untold = _NO_END
+            continue
+        ends = {entry.key: entry.ended for entry in stream.processes.entries}
+        listed = 0
+        for entry in stream.processes.entries:
+            if not _outlives(entry, over):
+                continue
+            listed += 1
+            end = None if entry.parent is None else ends.get(entry.parent)
+            if not orphans or not entry.certain or (end is not None and end < over):
+                text = f"process {entry.key.pid} starts, and outlives the program"
+                case.against(stream, entry.line, text)
+        unlisted = min(stream.processes_left - listed, stream.processes.left_out)
+        case.unlisted(max(unlisted, 0), sure=not orphans)
+    return case
+
+
+def _set_user_id(rule: SetUserIdRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+    case = Case("modes that are not allowed")
+    asked = sum(_BITS[bit] for bit in rule.bits)
+    for stream in streams:
+        for entry in stream.modes.entries:
+            if _mode(entry.mode) & asked:
+                text = with_error(f"mode {entry.mode} for {entry.name}", entry.error)
+                case.against(stream, entry.first.line, text, entry.times)
+        case.unlisted(stream.modes.left_out, sure=set(rule.bits) == set(Bit))
+    yield case
+
+
+def _mode(mode: str) -> int:
+    digits = mode.partition(",")[0]
+    # What cannot be read may be anything.
+    return int(digits, 8) if digits.isdecimal() and not set(digits) & set("89") else 0o6000
+
+
+_CHECKS: Mapping[type[Any], Callable[[Any, Sequence[StreamReport]], Iterator[Case]]] = {
+    NetworkRule: _network,
+    ExecutionRule: _execution,
+    FilesRule: _files,
+    CountRule: _count,
+    CallsRule: _calls,
+    SignalsRule: _signals,
+    EndRule: _end,
+    SetUserIdRule: _set_user_id,
+    RecordRule: _doubts,
+}
