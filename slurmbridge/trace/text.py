@@ -1,55 +1,76 @@
 """The report as plain text for a terminal. Whatever a report holds, no line holds a control."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from slurmbridge.trace.names import printable
 from slurmbridge.trace.report import (
     FORBIDS_PASS,
-    Act,
     CallEntry,
     Files,
+    Finding,
     Listing,
-    NetworkEntry,
     ProcessEntry,
-    Program,
     StreamReport,
+    TraceReport,
+)
+from slurmbridge.trace.words import (
+    acts,
+    argv,
+    command,
+    contact,
+    end,
+    in_order,
+    moved,
+    result,
+    rule,
+    seconds,
+    tasks,
+    together,
+    worst_first,
 )
 
-_SECOND = 1_000_000
 # Of each list in the summary.
 _SHOWN = 10
+
+
+def summary(report: TraceReport) -> list[str]:
+    """The verdict, then whether the record is whole, and how much of what was done."""
+    return _lines([*_verdict(report), *_each_stream(report, _summary)])
+
+
+def files(report: TraceReport) -> list[str]:
+    """Every name, by place."""
+    return _lines(_each_stream(report, _files))
+
+
+def network(report: TraceReport) -> list[str]:
+    """Every address and socket, with its result."""
+    return _lines(_each_stream(report, _network))
+
+
+def tree(report: TraceReport) -> list[str]:
+    """Every process below the one that started it, with its programs and its end."""
+    return _lines(_each_stream(report, _tree))
 
 
 def _lines(lines: Iterable[str]) -> list[str]:
     return [printable(line).rstrip() for line in lines]
 
 
-def _seconds(since: int | None, time: int) -> str:
-    micros = time - (time if since is None else since)
-    sign = "-" if micros < 0 else ""
-    return f"{sign}{abs(micros) // _SECOND}.{abs(micros) % _SECOND:06d}"
-
-
-def _acts(acts: Mapping[Act, int]) -> str:
-    return ", ".join(f"{acts[act]} {act}" for act in Act if acts.get(act))
-
-
-def _bytes(read: int, written: int) -> str:
-    parts = [f"{read} bytes read"] * bool(read) + [f"{written} bytes written"] * bool(written)
-    return ", ".join(parts)
-
-
-def _together(*parts: str) -> str:
-    return ", ".join(part for part in parts if part)
+def _each_stream(
+    report: TraceReport, view: Callable[[StreamReport], Iterable[str]]
+) -> Iterator[str]:
+    several = len(report.streams) > 1
+    for stream in report.streams:
+        if several:
+            yield f"node {stream.name}:"
+        for line in view(stream):
+            yield f"  {line}" if several else line
 
 
 def _times(times: int) -> str:
     return "" if times == 1 else f" ({times} times)"
-
-
-def _result(error: str) -> str:
-    return {"": "done", "?": "result unknown"}.get(error, error)
 
 
 def _left_out(count: int) -> list[str]:
@@ -62,97 +83,114 @@ def _rest(listing: Listing[Any]) -> list[str]:
     return ([f"  ... {more} more entries"] if more else []) + _left_out(listing.left_out)
 
 
-def _argument(argument: str) -> str:
-    if argument and not any(sign in " '" for sign in argument):
-        return argument
-    quoted = argument.replace("'", "\\x27")
-    return f"'{quoted}'"
+def _verdict(report: TraceReport) -> Iterator[str]:
+    verdict = report.verdict
+    yield f"verdict: {verdict.outcome}"
+    for finding in worst_first(verdict):
+        yield from _finding(finding, len(report.streams) > 1)
 
 
-def _argv(program: Program) -> str:
-    more = [] if program.whole and not program.argv_left_out else ["..."]
-    return " ".join([*(_argument(argument) for argument in program.argv), *more])
+def _finding(finding: Finding, several: bool) -> Iterator[str]:
+    yield f"{finding.outcome}: {finding.message} ({rule(finding)})"
+    for evidence in finding.evidence[:_SHOWN]:
+        node = f"node {evidence.stream}" if several else ""
+        line = f"line {evidence.line}" if evidence.line else ""
+        where = together(node, line)
+        yield f"  {where}: {evidence.text}" if where else f"  {evidence.text}"
+    more = max(len(finding.evidence) - _SHOWN, 0) + finding.left_out
+    if more:
+        yield f"  ... {more} more lines"
 
 
-def _end(process: ProcessEntry) -> str:
-    if process.signal is not None:
-        return f"killed by {process.signal}"
-    if process.code is not None:
-        return f"exit code {process.code}"
-    return "no end recorded" if process.ended is None else "ended"
+def _summary(stream: StreamReport) -> Iterator[str]:
+    yield from _programs(stream)
+    if stream.began is not None and stream.ended is not None:
+        yield f"duration: {seconds(stream.began, stream.ended)} s"
+    total = stream.processes.total
+    yield f"processes: {total}, ended: {stream.processes_ended}, further threads: {stream.threads}"
+    if stream.processes_left:
+        yield f"alive when the program had ended: {stream.processes_left}"
+    for place in stream.files:
+        done = together(acts(place.acts), moved(place.bytes_read, place.bytes_written))
+        if done or place.tried.total:
+            failed = f"{place.tried.total} failed" if place.tried.total else ""
+            yield f"{place.place}: {together(done, failed)}"
+    yield f"network: {stream.network.total} calls, {stream.network_tried.total} failed"
+    yield from _calls("unusual", stream.unusual)
+    yield from _calls("refused", stream.refused)
+    for signal in stream.signals.entries[:_SHOWN]:
+        to = f" to {signal.to}" if signal.to else ""
+        yield f"signal {signal.way}: {signal.signal}{to}{_times(signal.times)}"
+    yield from _rest(stream.signals)
+    yield from _gaps(stream)
 
 
-def summary(report: StreamReport) -> list[str]:
-    """What matters first: whether the record is whole, and how much of what was done."""
-    return _lines(_summary(report))
-
-
-def _summary(report: StreamReport) -> Iterator[str]:
-    yield from (_program(process) for process in report.processes.entries[:1])
-    if report.began is not None and report.ended is not None:
-        yield f"duration: {_seconds(report.began, report.ended)} s"
-    total = report.processes.total
-    yield f"processes: {total}, ended: {report.processes_ended}, further threads: {report.threads}"
-    for files in report.files:
-        done = _together(_acts(files.acts), _bytes(files.bytes_read, files.bytes_written))
-        if done or files.tried.total:
-            failed = f"{files.tried.total} failed" if files.tried.total else ""
-            yield f"{files.place}: {_together(done, failed)}"
-    yield f"network: {report.network.total} calls, {report.network_tried.total} failed"
-    yield from _calls("unusual", report.unusual)
-    yield from _calls("refused", report.refused)
-    for signal in report.signals.entries[:_SHOWN]:
-        yield f"signal {signal.way}: {signal.signal}{_times(signal.times)}"
-    yield from _rest(report.signals)
-    for mark in report.missed.entries[:_SHOWN]:
+def _gaps(stream: StreamReport) -> Iterator[str]:
+    """What the record does not tell, as far as it is known."""
+    for mark in stream.missed.entries[:_SHOWN]:
         yield f"missed: one call after line {mark.line}, by process {mark.process.pid}"
-    yield from _rest(report.missed)
-    for what, listing in (("unreadable", report.unreadable), ("strace", report.remarks)):
+    yield from _rest(stream.missed)
+    for what, listing in (("unreadable", stream.unreadable), ("strace", stream.remarks)):
         for line in listing.entries[:_SHOWN]:
             yield f"{what}: line {line.line}: {line.text}"
         yield from _rest(listing)
-    for doubt in report.doubts:
+    for doubt in stream.doubts:
         yield f"doubt: {doubt}{', cannot pass' if FORBIDS_PASS[doubt] else ''}"
-    if report.left_out:
-        yield f"left out of the lists: {report.left_out}"
+    if stream.left_out:
+        yield f"left out of the lists: {stream.left_out}"
 
 
-def _program(process: ProcessEntry) -> str:
-    done = [program for program in process.programs if not program.error]
-    return f"program: {_argv(done[0]) if done else '?'}: {_end(process)}"
+def _programs(stream: StreamReport) -> Iterator[str]:
+    """What was started: the program, or the program of each task."""
+    entries = stream.processes.entries
+    numbers = tasks(stream)
+    if not numbers:
+        yield from (f"program: {command(entry)}: {end(entry)}" for entry in entries[:1])
+        return
+    by_key = {entry.key: entry for entry in entries}
+    for key, number in list(numbers.items())[:_SHOWN]:
+        found = by_key.get(key)
+        how = f"{command(found)}: {end(found)}" if found else "left out"
+        yield f"task {number} of {len(stream.tasks)}: {how}"
+    if len(numbers) > _SHOWN:
+        yield f"  ... {len(numbers) - _SHOWN} more tasks"
 
 
 def _calls(what: str, calls: Listing[CallEntry]) -> Iterator[str]:
     for call in calls.entries[:_SHOWN]:
-        yield f"{what}: {call.call}({call.arguments}): {_result(call.error)}{_times(call.times)}"
+        yield f"{what}: {call.call}({call.arguments}): {result(call.error)}{_times(call.times)}"
     yield from _rest(calls)
 
 
-def files(report: StreamReport) -> list[str]:
-    """Every name, by place."""
-    lines = [line for place in report.files for line in _place(place)]
-    joined = [
-        f"  {entry.name} <- {entry.source}: {entry.joining}: {_result(entry.error)}"
-        f"{_times(entry.times)}"
-        for entry in report.joined.entries
-    ]
-    if report.joined.total:
-        lines += ["renamed and linked:", *joined, *_left_out(report.joined.left_out)]
-    return _lines(lines)
+def _files(stream: StreamReport) -> Iterator[str]:
+    for place in stream.files:
+        yield from _place(place)
+    if stream.joined.total:
+        yield "renamed and linked:"
+        for entry in stream.joined.entries:
+            how = f"{entry.joining}: {result(entry.error)}{_times(entry.times)}"
+            yield f"  {entry.name} <- {entry.source}: {how}"
+        yield from _left_out(stream.joined.left_out)
+
+    if stream.modes.total:
+        yield "modes with set-user-id or set-group-id:"
+        for mode in stream.modes.entries:
+            yield f"  {mode.name}: {mode.mode}: {result(mode.error)}{_times(mode.times)}"
+        yield from _left_out(stream.modes.left_out)
 
 
 def _place(place: Files) -> Iterator[str]:
-    left_out = _together(
-        _acts(place.acts_left_out),
-        _bytes(place.bytes_read_left_out, place.bytes_written_left_out),
+    left_out = together(
+        acts(place.acts_left_out),
+        moved(place.bytes_read_left_out, place.bytes_written_left_out),
     )
     if not (place.files or place.tried.total or left_out):
         return
     yield f"{place.place}:"
     for file in place.files:
         unsure = f"{file.unsure} with unknown result" if file.unsure else ""
-        moved = _bytes(file.bytes_read, file.bytes_written)
-        yield f"  {file.name}: {_together(_acts(file.acts), moved, unsure)}"
+        passed = moved(file.bytes_read, file.bytes_written)
+        yield f"  {file.name}: {together(acts(file.acts), passed, unsure)}"
     if left_out:
         yield f"  ... left out: {left_out}"
     for tried in place.tried.entries:
@@ -160,49 +198,34 @@ def _place(place: Files) -> Iterator[str]:
     yield from _left_out(place.tried.left_out)
 
 
-def network(report: StreamReport) -> list[str]:
-    """Every address and socket, with its result."""
-    lines: list[str] = []
-    for title, listing in (("done", report.network), ("failed", report.network_tried)):
+def _network(stream: StreamReport) -> Iterator[str]:
+    for title, listing in (("done", stream.network), ("failed", stream.network_tried)):
         if listing.total:
-            entries = (_contact(entry) for entry in listing.entries)
-            lines += [f"{title}:", *entries, *_left_out(listing.left_out)]
-    return _lines(lines or ["no network call"])
+            yield f"{title}:"
+            for entry in listing.entries:
+                yield f"  {contact(entry)}: {result(entry.error)}{_times(entry.times)}"
+            yield from _left_out(listing.left_out)
+    if not (stream.network.total or stream.network_tried.total):
+        yield "no network call"
 
 
-def _contact(entry: NetworkEntry) -> str:
-    port = "" if entry.port is None else f"port {entry.port}"
-    words = (entry.use, entry.family, entry.address, port, entry.kind)
-    what = " ".join(word for word in words if word)
-    return f"  {what}: {_result(entry.error)}{_times(entry.times)}"
+def _tree(stream: StreamReport) -> Iterator[str]:
+    numbers = tasks(stream)
+    for process in in_order(stream):
+        number = numbers.get(process.key)
+        yield from _process(stream, process, f", task {number}" if number else "")
+    yield from _left_out(stream.processes.left_out)
 
 
-def tree(report: StreamReport) -> list[str]:
-    """Every process below the one that started it, with its programs and its end."""
-    children: dict[tuple[int, int] | None, list[ProcessEntry]] = {}
-    known = {process.key for process in report.processes.entries}
-    for process in report.processes.entries:
-        parent = process.parent
-        key = None if parent is None or parent not in known else (parent.pid, parent.birth)
-        children.setdefault(key, []).append(process)
-    lines: list[str] = []
-    waiting = children.get(None, [])[::-1]
-    while waiting:
-        process = waiting.pop()
-        lines += _process(report, process)
-        waiting += children.pop((process.key.pid, process.key.birth), [])[::-1]
-    return _lines([*lines, *_left_out(report.processes.left_out)])
-
-
-def _process(report: StreamReport, process: ProcessEntry) -> Iterator[str]:
+def _process(stream: StreamReport, process: ProcessEntry, task: str) -> Iterator[str]:
     indent = "  " * process.depth
-    start = _seconds(report.began, process.started)
-    end = "" if process.ended is None else f" to {_seconds(report.began, process.ended)} s"
+    start = seconds(stream.began, process.started)
+    until = "" if process.ended is None else f" to {seconds(stream.began, process.ended)} s"
     threads = f", {process.threads} further threads" if process.threads else ""
     unsure = "" if process.certain else ", parent not certain"
-    yield f"{indent}{process.key.pid}: {start}{end}: {_end(process)}{threads}{unsure}"
+    yield f"{indent}{process.key.pid}{task}: {start}{until}: {end(process)}{threads}{unsure}"
     for program in process.programs:
-        failed = f": {_result(program.error)}" if program.error else ""
-        yield f"{indent}  {program.name} [{_argv(program)}]{failed}"
+        failed = f": {result(program.error)}" if program.error else ""
+        yield f"{indent}  {program.name} [{argv(program)}]{failed}"
     if process.programs_left_out:
         yield f"{indent}  ... {process.programs_left_out} programs left out"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurmbridge.rules import Place
-from slurmbridge.trace import Begin, Follower, text
+from slurmbridge.trace import Begin, Follower
 from slurmbridge.trace import events as ev
 from slurmbridge.trace.events import Key
 from slurmbridge.trace.fold import Folding, fold
@@ -181,7 +181,6 @@ def test_what_the_trace_does_not_tell_is_said(
     report = report_of(event)
     assert report.doubts == (doubt,)
     assert report.may_pass is may_pass
-    assert any(line.startswith(f"doubt: {doubt}") for line in text.summary(report))
 
 
 def test_a_whole_trace_may_pass() -> None:
@@ -230,7 +229,6 @@ def test_many_names_in_one_place_hide_none_in_another() -> None:
     assert (len(temporary.files), dict(temporary.acts_left_out)) == (5, {Act.WRITTEN: 45})
     assert files_of(report, Place.UNEXPECTED).tried.left_out == 45
     assert Doubt.LEFT_OUT in report.doubts
-    assert "  ... left out: 45 written" in text.files(report)
 
 
 def test_failed_contacts_do_not_hide_one_that_succeeded() -> None:
@@ -248,7 +246,6 @@ def test_a_process_is_left_out_with_all_below_it() -> None:
     report = fold([first, *chain], limits)
     assert [entry.depth for entry in report.processes.entries] == [0, 1, 2]
     assert (report.processes.total, report.processes.left_out) == (5, 2)
-    assert text.tree(report)[-1] == "  ... 2 left out"
 
 
 def test_a_long_argv_is_cut() -> None:
@@ -338,8 +335,8 @@ def _event(kind: type[Any]) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{name: known[name] for name in fields if name in known})
 
 
-_EVENTS = st.lists(st.one_of([_event(kind) for kind in get_args(ev.Happening)]), max_size=30)
-_SMALL = st.builds(
+EVENTS = st.lists(st.one_of([_event(kind) for kind in get_args(ev.Happening)]), max_size=30)
+SMALL = st.builds(
     Limits,
     entries=st.integers(0, 4),
     name_bytes=st.integers(0, 6),
@@ -374,7 +371,7 @@ def _lists(node: object) -> Iterable[dict[str, Any]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(_EVENTS, _SMALL)
+@given(EVENTS, SMALL)
 def test_limits_hold_and_nothing_is_lost(events: list[ev.Happening], limits: Limits) -> None:
     report = fold(events, limits)
     document = json.loads(report.model_dump_json())
@@ -398,18 +395,3 @@ def test_limits_hold_and_nothing_is_lost(events: list[ev.Happening], limits: Lim
     assert len(report.timeline) <= limits.entries * len(Kind)
     # A moment has four words at most, and the longest word of the report's own is no longer.
     assert all(len(word) <= 4 * (4 * limits.name_bytes + _BEHIND) for word in _texts(document))
-    for view in (text.summary, text.files, text.network, text.tree):
-        assert all(line.isprintable() for line in view(report))
-
-
-def test_text_of_the_recorded_trace(acts: StreamReport) -> None:
-    summary = text.summary(acts)
-    assert summary[0].startswith("program: sh -c 'gcc -w -o /tmp/acts ")
-    assert summary[0].endswith(": exit code 0")
-    assert "input: 12 read" in summary
-    assert "doubt: missed calls, cannot pass" in summary
-    assert "  /tmp/deep/line\\x0afeed: 1 written, 1 created" in text.files(acts)
-    assert "  /etc/passwd: not written: EROFS" in text.files(acts)
-    assert "  connect AF_INET 192.0.2.1 port 80: ENETUNREACH" in text.network(acts)
-    assert "    11160: 0.481041 to 0.481203 s: exit code 7" in text.tree(acts)
-    assert text.network(report_of()) == ["no network call"]
