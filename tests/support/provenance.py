@@ -1,0 +1,147 @@
+"""Facts of Processes, for crates: one that is complete, one that failed, one that never ran."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from slurmbridge.lifecycle import ProcessState
+from slurmbridge.model import (
+    Attestation,
+    Event,
+    Image,
+    OutputFile,
+    Process,
+    StagedFile,
+    parse_spec,
+)
+from slurmbridge.provenance import Provenance
+
+START = datetime(2026, 11, 22, 20, 28, 51, tzinfo=UTC)
+SCRIPT = "#!/bin/bash\n#SBATCH --job-name=sb-x\n"
+OUTPUTS = {
+    "output/delays.csv": b"carrier,delay\nF9,21.92\n",
+    "output/plots/delays.png": b"\x89PNG",
+    "stdout.txt": b"",
+    "job.log": b"a\n",
+    "trace.zst": b"z" * 70_000,
+}
+ODD = {
+    "output/a b'\"50%#?&:*[1]\\.csv": b"1",
+    "output/naïve/日本語.txt": b"2",
+    "output/%20": b"3",
+    "output/ line\nbreak\r.log": b"4",
+    "output/-rf": b"5",
+    "output/http:/example.org/x": b"6",
+    "output/#": b"7",
+}
+SECRET = b"patient,diagnosis\n1,none\n"
+
+
+def sha256(data: bytes) -> str:
+    """As hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def process(outputs: dict[str, bytes], **values: Any) -> Process:
+    """One that left these outputs."""
+    spec = {
+        "image": "python",
+        "command": ["python3", "analysis.py", "-i", "/input"],
+        "code": {"source": "data:programs/flights"},
+        "inputs": [{"source": "data:flights/2013", "target": "flights"}],
+        "environment": {"MODE": "fast", "EMPTY": ""},
+    }
+    known: dict[str, Any] = {
+        "id": "01m82f4zkk4hp1hm77n1f0qrny",
+        "state": ProcessState.COMPLETE,
+        "spec": parse_spec(spec),
+        "submitted_by": "exchange",
+        "created_at": START - timedelta(seconds=2),
+        "started_at": START,
+        "ended_at": START + timedelta(seconds=4, microseconds=250_999),
+        "job_name": "sb-01m82f4zkk4hp1hm77n1f0qrny",
+        "job_id": 6844,
+        "exit_code": 0,
+        "image_sha256": sha256(b"image"),
+        "script_sha256": sha256(SCRIPT.encode()),
+        "outputs": tuple(
+            OutputFile(path=path, size_bytes=len(data), sha256=sha256(data))
+            for path, data in outputs.items()
+        ),
+        "inputs": (
+            StagedFile(path="code/analysis.py", size_bytes=4, sha256=sha256(b"code")),
+            StagedFile(path="input/flights/a.csv", size_bytes=len(SECRET), sha256=sha256(SECRET)),
+        ),
+    }
+    return Process.model_validate(known | values)
+
+
+def attestation(**values: Any) -> Attestation:
+    """A container found as expected."""
+    known: dict[str, Any] = {
+        "version": 1,
+        "process_id": "01m82f4zkk4hp1hm77n1f0qrny",
+        "job_id": 6844,
+        "node": "node1",
+        "attested_at": START,
+        "image_sha256": sha256(b"image"),
+        "script_sha256": sha256(SCRIPT.encode()),
+        "sbseal_sha256": sha256(b"sbseal"),
+        "sbprobe_sha256": sha256(b"sbprobe"),
+        "sealed": True,
+        "unexpected": (),
+        "missing": (),
+        "facts": ("net lo",),
+        "expected": ("net lo",),
+        "public_key": "0" * 64,
+    }
+    return Attestation.model_validate(known | values)
+
+
+IMAGE = Image(
+    name="python",
+    sha256=sha256(b"image"),
+    definition_sha256=sha256(b"definition"),
+    path="/images/python.sif",
+    size_bytes=5,
+    squashfs_offset=4096,
+    labels={},
+    built_at=START - timedelta(days=1),
+)
+COMPLETE = Provenance(
+    process(OUTPUTS),
+    "0.1.0",
+    IMAGE,
+    SCRIPT,
+    attestation(),
+    trace_report='{"verdict": "nothing unusual"}\n',
+    trace_page=b"<!doctype html><title>trace</title>",
+    trace_verdict="nothing unusual",
+    accounting={"JobID": "6844", "MaxRSS": "304328K", "AllocTRES": "cpu=1,mem=1G"},
+    requirements="pandas==3.1.1\n",
+    events=(Event(at=START, source="slurm", state=ProcessState.RUNNING, detail="job 6844"),),
+)
+FAILED = Provenance(
+    process(
+        ODD,
+        state=ProcessState.EXECUTOR_ERROR,
+        exit_code=3,
+        reason="the program ended with exit code 3",
+        outputs_ignored=("output/pipe: is no plain file",),
+    ),
+    "0.1.0",
+    script=SCRIPT,
+    attestation=attestation(sealed=False, unexpected=("net eth0",)),
+)
+# What is left of a Process that never came to a job.
+BARE = Provenance(
+    Process(
+        id="01m82f4zkk4hp1hm77n1f0qrnz",
+        state=ProcessState.CANCELED,
+        spec=parse_spec({"image": "python", "command": ["/bin/true"]}),
+        submitted_by="a token, named /odd #1",
+        created_at=START,
+        job_name="sb-01m82f4zkk4hp1hm77n1f0qrnz",
+    ),
+    "0.1.0",
+)
