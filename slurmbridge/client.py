@@ -32,6 +32,7 @@ from slurmbridge.model import (
     PublicKey,
     parse_spec,
 )
+from slurmbridge.trace.report import TraceReport
 
 # How often a question is asked again while waiting, when the bridge does not answer.
 PATIENCE = 5
@@ -220,6 +221,37 @@ class Client:
     def attestation(self, process_id: str) -> Attestation:
         """What its container was found to be. Raises UnknownProcess, NotAttested."""
         return _read(Attestation, self._call("GET", _path(process_id, "/attestation")))
+
+    def trace(self, process_id: str) -> TraceReport:
+        """What it did. Raises UnknownProcess, NotTraced."""
+        return _read(TraceReport, self._call("GET", _path(process_id, "/trace")))
+
+    def trace_page(self, process_id: str) -> bytes:
+        """The same as a page of HTML. Raises UnknownProcess, NotTraced."""
+        return self._call("GET", _path(process_id, "/trace/page")).content
+
+    def raw_trace(self, process_id: str) -> Iterator[bytes]:
+        """What strace recorded, as text, in pieces.
+
+        Raises:
+            UnknownProcess, NotTraced
+            StagingFailed: it is not in the Data Store any more.
+            BridgeUnreachable: it ends before its end.
+        """
+        # Only here: a submitter's host needs it for nothing else.
+        import zstandard
+
+        url = self._url + _path(process_id, "/trace/raw")
+        text = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            with self._http.stream("GET", url, headers=self._headers) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error(_problem(response))
+                for piece in response.iter_raw():
+                    yield text.decompress(piece)
+        except (httpx.HTTPError, httpx.InvalidURL, zstandard.ZstdError) as error:
+            raise BridgeUnreachable(f"{url} does not answer: {error}") from error
 
     def signing_keys(self) -> list[PublicKey]:
         """The keys with which the bridge signs, the latest first."""

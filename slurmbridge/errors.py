@@ -5,7 +5,7 @@
     ├── RequestError              the caller can fix it
     │   ├── InvalidProcess        ├── UnknownProcess     ├── UnknownImage
     │   ├── AmbiguousImage        ├── Unauthenticated    ├── BodyTooLarge
-    │   ├── IllegalTransition     ├── NotAttested
+    │   ├── IllegalTransition     ├── NotAttested        ├── NotTraced
     │   └── SubmissionRefused     Slurm said no; its own words are in the message
     ├── SiteError                 the site must recover
     │   ├── SchedulerUnavailable  ── SubmissionNotSent
@@ -94,6 +94,12 @@ class NotAttested(RequestError):
     """The container of a Process was not attested, or not yet."""
 
     code = "not-attested"
+
+
+class NotTraced(RequestError):
+    """A Process has left no trace, or not yet."""
+
+    code = "not-traced"
 
 
 class SubmissionRefused(RequestError):

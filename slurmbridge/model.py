@@ -433,7 +433,6 @@ class TraceSummary(Value):
     network: int
     refused: int
     unusual: int
-    lines: int
 
 
 class OutputFile(Value):

@@ -80,6 +80,7 @@ class Runner:
             ended.set()
             beating.join()
             self._scheduler.close()
+            self.verbs.collector.close()
             self._attempt("say goodbye", lambda: self._site.forget_runner(self._status.id))
 
     def step(self) -> int:

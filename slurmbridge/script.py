@@ -72,6 +72,8 @@ class ScriptContext:
     trace_filtered: bool
     trace_calls: str
     trace_string_limit: Directive
+    trace_limit: Directive
+    trace_stops: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,8 @@ class LimitSettings(Section):
     input_mib: Annotated[int, Field(ge=1)] = 64 * 1024
     output_mib: Annotated[int, Field(ge=1)] = 64 * 1024
     output_files: Annotated[int, Field(ge=1)] = 10_000
+    # How long a trace may be, as text.
+    trace_mib: Annotated[int, Field(ge=1)] = 4 * 1024
     # What is kept of each stream with the outputs, and what of it the API shows.
     log_file_mib: Annotated[int, Field(ge=1)] = 256
     log_kib: Annotated[int, Field(ge=1)] = 1024
@@ -140,6 +142,8 @@ class Settings(BaseSettings):
     definitions: Path | None = None
     mirror: str | None = None
     default_destination: str | None = None
+    # What is demanded of traced programs. None: the rules that come with slurmbridge.
+    trace_rules: AbsolutePath | None = None
     # An Ed25519 key (PEM, mode 600), made at a Runner's first start.
     signing_key: AbsolutePath = Path("/var/lib/slurmbridge/signing_key.pem")
     stores: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], StoreSettings]

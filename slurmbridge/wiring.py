@@ -1,15 +1,17 @@
 """The composition root: from Settings to working objects. Nobody else sees Settings whole."""
 
+import hashlib
 import logging
 import os
 import pwd
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from slurmbridge.bridge.checks import Rules, check, untrusted
 from slurmbridge.bridge.collect import Collector, CollectRules
+from slurmbridge.bridge.crates import CratePacker
 from slurmbridge.bridge.desk import Desk, new_ulid
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
 from slurmbridge.bridge.examine import (
@@ -20,6 +22,7 @@ from slurmbridge.bridge.examine import (
 )
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
+from slurmbridge.bridge.reading import ReadingProcess, TraceReader
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.container.helpers import HelperBuilder, source_sha256
@@ -27,12 +30,14 @@ from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
 from slurmbridge.container.sif import SifReader
 from slurmbridge.container.signing import SigningKey, key_problem, load_key
 from slurmbridge.container.trust import ImageKeeper, SignatureRule
+from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import ConfigurationError, HelpersMissing, SlurmBridgeError
 from slurmbridge.model import ComputeCapability, Helpers, Image, ProcessSpec
+from slurmbridge.rules import parse_rules
 from slurmbridge.runner import Cadence, Runner, Verbs
 from slurmbridge.scheduler import Scheduler
-from slurmbridge.scheduler.commands import CommandScheduler
+from slurmbridge.scheduler.commands import CommandScheduler, job_usage
 from slurmbridge.scheduler.native import NativeScheduler, native_is_usable
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.settings import Settings, Transport
@@ -48,6 +53,7 @@ from slurmbridge.store import (
     SiteStore,
     TokenStore,
 )
+from slurmbridge.trace.judge import SiteRules, default_rules
 
 log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
@@ -85,6 +91,7 @@ class Site:
             self._settings.contexts,
             log_limit=limits.log_file_mib * _MIB,
             output_limit=limits.output_mib * _MIB,
+            trace_limit=limits.trace_mib * _MIB,
             avoid=Avoidance(SiteStore(self._database), NodeStore(self._database), clock=_now),
         )
 
@@ -100,11 +107,28 @@ class Site:
             writable_stores=frozenset(name for name, store in stores.items() if store.write),
             has_default_destination=self._settings.default_destination is not None,
             signature_required=self._settings.image_trust.required,
+            trace_mib=self._settings.limits.trace_mib,
         )
+
+    @cached_property
+    def _trace_rules(self) -> SiteRules:
+        path = self._settings.trace_rules
+        if path is None:
+            return default_rules()
+        try:
+            text = path.read_bytes()
+            return SiteRules(parse_rules(text), hashlib.sha256(text).hexdigest())
+        except OSError as error:
+            raise ConfigurationError(f"trace_rules: {path}: {error.strerror}") from error
+        except ConfigurationError as error:
+            raise ConfigurationError(f"trace_rules: {path}: {error}") from error
 
     def desk(self) -> Desk:
         """What the API serves."""
-        return Desk(self._database, self._rules, self._helpers, clock=_now, new_id=new_ulid)
+        results = Results(self._stores)
+        return Desk(
+            self._database, self._rules, self._helpers, results, clock=_now, new_id=new_ulid
+        )
 
     def migrate(self) -> None:
         """Bring the database's schema up to date."""
@@ -211,6 +235,10 @@ class Site:
             found.append(f"image_trust.key: {key} cannot be read")
         found += filter(None, [key_problem(settings.signing_key)])
         try:
+            assert self._trace_rules
+        except ConfigurationError as error:
+            found.append(str(error))
+        try:
             assert self._templates.digest
             assert self._templates.doctor_digest
         except SlurmBridgeError as error:
@@ -259,6 +287,20 @@ class Site:
         )
         nodes = NodeStore(self._database)
         return Examiner(nodes, scheduler, self._templates, rules, clock=_now)
+
+    def crate_packer(self) -> CratePacker:
+        """Who packs finished Processes."""
+        self._database.check_schema()
+        return CratePacker(
+            ProcessStore(self._database),
+            ImageStore(self._database),
+            Results(self._stores),
+            self._usage,
+        )
+
+    def _usage(self, job_id: int) -> Mapping[str, str]:
+        seconds = self._settings.slurm.timeout_seconds
+        return job_usage(LocalShell(), job_id, timeout_seconds=seconds)
 
     def known_capability(self, fresh: ComputeCapability | None = None) -> ComputeCapability | None:
         """What was last reported of the cluster, or just now, with what is known of its nodes."""
@@ -351,4 +393,5 @@ class Site:
             lease=timedelta(seconds=settings.runner.lease_seconds),
             retry=timedelta(seconds=settings.runner.retry_seconds),
         )
-        return Collector(processes, logs, rules, key=self._key, clock=_now)
+        traces = TraceReader(self._trace_rules, ReadingProcess)
+        return Collector(processes, logs, rules, key=self._key, traces=traces, clock=_now)

@@ -23,6 +23,8 @@ MEANING = {
     "mirror": "Debian mirror for image builds; without it, the one that the build host's apt uses.",
     "default_destination": "`store:path` for Processes that name no `outputs`. "
     "Without it they have to.",
+    "trace_rules": "File with the rules that traced Processes are judged by "
+    "([trace-rules.md](trace-rules.md)); without it, those that came with the package.",
     "signing_key": "Ed25519 key in PEM, mode 600, with which a Runner signs attestations "
     "([sealing.md](sealing.md#the-attestation)). Made at its first start.",
     "stores.NAME.folder": "The store's folder. Only the bridge needs it, not the nodes.",
@@ -43,7 +45,9 @@ MEANING = {
     "every 3 s. After a Runner dies, others wait this long.",
     "runner.retry_seconds": "Pause before something that failed is tried again.",
     "limits.input_mib": "How much code and inputs of one Process may hold.",
-    "limits.output_mib": "How much `/output` of one Process, with its trace, may hold.",
+    "limits.output_mib": "How much `/output` of one Process may hold.",
+    "limits.trace_mib": "How long the trace of a Process may be, as text; it is compressed. "
+    "Reading it takes a few minutes at the default.",
     "limits.output_files": "How many files, and as many folders, `/output` of a Process may hold.",
     "limits.log_file_mib": "How much `stdout.txt` and `stderr.txt` may hold, each. What is printed "
     "beyond that is dropped, and the job log says how much it was.",
@@ -58,7 +62,7 @@ MEANING = {
     "image_trust.required": "Whether an image that was not built here needs such a signature "
     "([images.md](images.md#signatures)).",
 }
-FILES = frozenset({"image_trust.key", "signing_key"})
+FILES = frozenset({"image_trust.key", "signing_key", "trace_rules"})
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:

@@ -27,6 +27,7 @@ STATUS_OF: Mapping[type[SlurmBridgeError], HTTPStatus] = {
     errors.UnknownProcess: HTTPStatus.NOT_FOUND,
     errors.UnknownImage: HTTPStatus.NOT_FOUND,
     errors.NotAttested: HTTPStatus.NOT_FOUND,
+    errors.NotTraced: HTTPStatus.NOT_FOUND,
     errors.AmbiguousImage: HTTPStatus.CONFLICT,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

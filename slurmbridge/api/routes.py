@@ -1,10 +1,12 @@
 """The routes below /v1."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from pydantic import AfterValidator, BaseModel
 
 from slurmbridge.api.auth import Caller
@@ -21,6 +23,8 @@ from slurmbridge.model import (
     PublicKey,
     parse_spec,
 )
+from slurmbridge.trace.page import page as page_of
+from slurmbridge.trace.report import TraceReport
 
 LOG_BYTES_LIMIT = 1 << 20
 # The databases count in signed 64 bits.
@@ -81,6 +85,8 @@ def _response(description: str, **headers: str) -> dict[int | str, dict[str, Any
 ProcessId = Annotated[str, Path(), AfterValidator(_storable)]
 Body = Annotated[bytes, Depends(_limited_body)]
 _UNKNOWN = documented(HTTPStatus.NOT_FOUND)
+# The page brings its own style and nothing else.
+_CLOSED = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 _PLAIN = {"X-Content-Type-Options": "nosniff"}
 # The schema of the body is the one that the answer brings into the document.
 _SPEC_BODY: dict[str, Any] = {
@@ -199,6 +205,50 @@ def attestation(caller: Caller, process_id: ProcessId) -> Attestation:
     if found is None:
         raise NotAttested(f"there is no attestation of Process {process_id}")
     return found
+
+
+@router.get(
+    "/processes/{process_id}/trace",
+    tags=["processes"],
+    response_model=TraceReport,
+    responses=_UNKNOWN,
+)
+def trace(caller: Caller, process_id: ProcessId) -> Response:
+    """What a traced Process did, with a verdict. It is there when the Process has ended."""
+    report = caller.desk.trace_report(process_id)
+    return Response(report, media_type="application/json", headers=_PLAIN)
+
+
+@router.get(
+    "/processes/{process_id}/trace/page",
+    tags=["processes"],
+    response_class=HTMLResponse,
+    responses=_UNKNOWN,
+)
+def trace_page(caller: Caller, process_id: ProcessId) -> Response:
+    """The same as a page of HTML that needs nothing else."""
+    report = TraceReport.model_validate_json(caller.desk.trace_report(process_id))
+    return HTMLResponse(page_of(report), headers=_PLAIN | {"Content-Security-Policy": _CLOSED})
+
+
+@router.get(
+    "/processes/{process_id}/trace/raw",
+    tags=["processes"],
+    response_class=StreamingResponse,
+    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.BAD_GATEWAY)
+    | {200: {"description": "strace's own text", "content": {"application/zstd": {}}}},
+)
+def trace_raw(caller: Caller, process_id: ProcessId) -> Response:
+    """What strace recorded, as it was carried to the Data Store."""
+    held = ExitStack()
+    file = held.enter_context(caller.desk.open_trace(process_id))
+
+    def pieces() -> Iterator[bytes]:
+        with held:
+            while piece := file.read(LOG_BYTES_LIMIT):
+                yield piece
+
+    return StreamingResponse(pieces(), media_type="application/zstd", headers=_PLAIN)
 
 
 @router.get("/keys", tags=["site"])

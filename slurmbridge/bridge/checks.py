@@ -16,6 +16,8 @@ class Rules:
     writable_stores: frozenset[str]
     has_default_destination: bool
     signature_required: bool = False
+    # The longest trace that is taken.
+    trace_mib: int = 4 * 1024
 
 
 def check(
@@ -32,7 +34,7 @@ def check(
     Raises:
         InvalidProcess
     """
-    found = [*_image(spec, rules, images), *_stores(spec, rules)]
+    found = [*_image(spec, rules, images), *_stores(spec, rules), *_trace_limit(spec, rules)]
     if capability is not None:
         found += _account(spec, capability)
         found += _partition(spec, capability)
@@ -81,6 +83,13 @@ def _stores(spec: ProcessSpec, rules: Rules) -> list[Finding]:
     return found
 
 
+def _trace_limit(spec: ProcessSpec, rules: Rules) -> list[Finding]:
+    asked = spec.limits.trace_mib
+    if asked is None or asked <= rules.trace_mib:
+        return []
+    return [("limits.trace_mib", f"{asked} is above the limit of this site ({rules.trace_mib})")]
+
+
 def _account(spec: ProcessSpec, capability: ComputeCapability) -> list[Finding]:
     if spec.account is None or spec.account in capability.accounts:
         return []
@@ -111,10 +120,14 @@ def _trace(spec: ProcessSpec, partition: Partition, capability: ComputeCapabilit
 def _sizes(spec: ProcessSpec, partition: Partition) -> list[Finding]:
     found = []
     asked = spec.resources
-    if asked.cpus_per_task > partition.cpus_per_node:
+    cpus = asked.tasks_per_node * asked.cpus_per_task
+    if cpus > partition.cpus_per_node:
+        field = "cpus_per_task" if asked.tasks_per_node == 1 else "tasks_per_node"
+        each = "" if asked.tasks_per_node == 1 else f" times {asked.cpus_per_task} cpus"
+        count = cpus if asked.tasks_per_node == 1 else asked.tasks_per_node
         found.append((
-            "resources.cpus_per_task",
-            f"{asked.cpus_per_task} is more than a node of {partition.name} has "
+            f"resources.{field}",
+            f"{count}{each} is more than a node of {partition.name} has "
             f"({partition.cpus_per_node})",
         ))  # fmt: skip
     if asked.memory_mib > partition.memory_mib_per_node:

@@ -1,12 +1,15 @@
 """From an ended job to a final state: outputs carried, verdict found, context destroyed."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from slurmbridge.bridge.logs import LogKeeper
+from slurmbridge.bridge.reading import TraceReader
 from slurmbridge.bridge.seal import attestation
 from slurmbridge.container.attestation import sentence
 from slurmbridge.container.facts import Differences
@@ -15,8 +18,9 @@ from slurmbridge.context.folder import Carried, ContextFolder, Left
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import StagingFailed
 from slurmbridge.lifecycle import Phase, ProcessState, SlurmState, classify, read_status
-from slurmbridge.model import Attestation
-from slurmbridge.store import Change, Claimed, ProcessStore, again
+from slurmbridge.model import Attestation, TraceLevel
+from slurmbridge.store import Change, Claimed, ProcessStore, again, packed
+from slurmbridge.trace.read import Read
 
 log = logging.getLogger(__name__)
 # What an end means to the person who must act.
@@ -32,6 +36,12 @@ _REASONS: dict[SlurmState, str] = {
 
 
 MISSING_CONTEXT_KEPT = timedelta(days=1)
+# How long a round of collecting waits for traces; most are read by then. The others are asked for
+# again.
+PATIENCE_SECONDS = 1.0
+READING_AGAIN = timedelta(seconds=0.5)
+REPORT = "trace-report.json"
+PAGE = "trace-report.html"
 _FAILED = ProcessState.EXECUTOR_ERROR
 
 
@@ -68,6 +78,8 @@ def _judge_exit(base: SlurmState, left: Left) -> Verdict:
     code = left.exit_code
     if left.refused:
         return Verdict(ProcessState.SYSTEM_ERROR, code, f"the node refused: {left.refused}")
+    if left.stopped:
+        return Verdict(_FAILED, code, f"it was stopped: {left.stopped}", by_program=True)
     if code is None:
         reason = f"Slurm reports {base}, but the script left no exit code"
         return Verdict(ProcessState.SYSTEM_ERROR, None, reason)
@@ -89,6 +101,12 @@ def judge_seal(verdict: Verdict, found: Attestation | None) -> Verdict:
         reason = "the job ended, but its container was not attested"
         return Verdict(ProcessState.SYSTEM_ERROR, verdict.exit_code, reason)
     return verdict
+
+
+def _has_run_traced(entry: Claimed, left: Left) -> bool:
+    """Whether there has to be a report: a container that was not attested has run no program."""
+    traced = entry.spec.trace is not TraceLevel.OFF and left.attested is not None
+    return traced and left.taken_by in {None, entry.job_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +141,13 @@ class Collector:
         rules: CollectRules,
         *,
         key: SigningKey,
+        traces: TraceReader,
         clock: Callable[[], datetime],
     ) -> None:
         self._processes = processes
         self._logs = logs
         self._rules = rules
+        self._traces = traces
         self._key = key
         self._clock = clock
 
@@ -141,21 +161,38 @@ class Collector:
             now=self._clock(),
             lease=rules.lease,
         )
+        deadline = time.monotonic() + PATIENCE_SECONDS
         try:
             for entry in claimed:
-                self._finish(entry)
+                self._begin_to_read(entry)
+            for entry in claimed:
+                self._finish(entry, deadline)
         finally:
             self._processes.let_go(entry.id for entry in claimed)
         return len(claimed)
 
-    def _finish(self, entry: Claimed) -> None:
+    def close(self) -> None:
+        """End what is being done beside."""
+        self._traces.close()
+
+    def _begin_to_read(self, entry: Claimed) -> None:
+        """The traces of all are read while one after the other is collected."""
+        folder = ContextFolder(self._rules.contexts, entry.id)
+        with suppress(StagingFailed):
+            left = folder.left()
+            if _has_run_traced(entry, left):
+                self._traces.begin(entry, left, folder.path)
+
+    def _finish(self, entry: Claimed, deadline: float) -> None:
         try:
-            change = self._collect_one(entry)
+            change = self._collect_one(entry, deadline)
         except Exception:
             # What one program leaves must not end the work for all others.
             log.exception("collecting Process %s failed", entry.id)
             change = self._again(entry, "collecting failed by a mistake of the bridge; see its log")
         lost = self._processes.apply([change], runner=self._rules.runner, now=self._clock())
+        if change.phase is not entry.phase or lost:
+            self._traces.forget(entry.id)
         if change.phase is Phase.DONE and not lost:
             # Last: until the end is durable, everything can be read again.
             remove(ContextFolder(self._rules.contexts, entry.id))
@@ -171,7 +208,7 @@ class Collector:
             remove(ContextFolder(self._rules.contexts, process_id))
         return len(ended)
 
-    def _collect_one(self, entry: Claimed) -> Change:
+    def _collect_one(self, entry: Claimed, deadline: float) -> Change:
         folder = ContextFolder(self._rules.contexts, entry.id)
         try:
             left = folder.left()
@@ -179,7 +216,18 @@ class Collector:
                 return self._other_job(entry, left)
             location, target = self._target(entry)
             self._logs.finish(entry.id)
-            carried = folder.carry_out(target, self._rules.output, lambda: self._holds(entry))
+            read = None
+            if _has_run_traced(entry, left):
+                self._traces.begin(entry, left, folder.path)
+                read = self._traces.take(entry.id, deadline - time.monotonic())
+                if read is None:
+                    return self._still_reading(entry)
+            carried = folder.carry_out(
+                target,
+                self._rules.output,
+                lambda: self._holds(entry),
+                {REPORT: read.report, PAGE: read.page} if read else {},
+            )
         except StagingFailed as error:
             return self._gone(entry) if not folder.exists() else self._again(entry, str(error))
         attested = attestation(entry, left, self._key)
@@ -189,7 +237,13 @@ class Collector:
             verdict = replace(verdict, state=_FAILED, reason=reason)
         if entry.sealing is not None:
             verdict = judge_seal(verdict, attested)
-        return self._finished(entry, verdict, carried, location, attested)
+        return self._finished(entry, verdict, carried, location, attested, read)
+
+    def _still_reading(self, entry: Claimed) -> Change:
+        values = {"not_before": self._clock() + READING_AGAIN}
+        return Change(
+            entry.id, entry.state, entry.state, entry.phase, entry.phase, "runner", "", values
+        )
 
     def _holds(self, entry: Claimed) -> bool:
         return self._processes.holds(entry.id, runner=self._rules.runner, now=self._clock())
@@ -240,6 +294,7 @@ class Collector:
         carried: Carried,
         location: str,
         attested: Attestation | None,
+        read: Read | None,
     ) -> Change:
         files = [
             {"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
@@ -253,9 +308,13 @@ class Collector:
             "outputs_ignored": [str(entry) for entry in carried.ignored],
             "attestation": attested.model_dump(mode="json") if attested else None,
             "attested": attested.sealed if attested else None,
+            "traced": read.summary.model_dump(mode="json") if read else None,
+            "trace_report": packed(read.report) if read else None,
         }
         detail = f"{verdict.reason or 'the program ended with exit code 0'}; "
         detail += f"{len(files)} files carried to {location}"
+        if read:
+            detail += f"; its trace says {read.summary.verdict}"
         after = verdict.state
         return Change(
             entry.id, entry.state, after, entry.phase, Phase.DONE, "runner", detail, values

@@ -3,15 +3,20 @@
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import BinaryIO
 
 from slurmbridge.bridge.checks import Rules, check, untrusted
 from slurmbridge.bridge.examine import known_capability
+from slurmbridge.context.folder import TRACE
+from slurmbridge.context.results import Results
 from slurmbridge.errors import (
     DatabaseUnavailable,
     HelpersMissing,
+    NotTraced,
     SchedulerUnavailable,
     Unauthenticated,
 )
@@ -24,6 +29,7 @@ from slurmbridge.model import (
     Process,
     ProcessSpec,
     PublicKey,
+    TraceLevel,
 )
 from slurmbridge.store import (
     Database,
@@ -62,6 +68,7 @@ class Desk:
         database: Database,
         rules: Rules,
         helpers: HelperStore,
+        results: Results,
         *,
         clock: Callable[[], datetime],
         new_id: Callable[[], str],
@@ -74,6 +81,7 @@ class Desk:
         self._keys = KeyStore(database)
         self._nodes = NodeStore(database)
         self._helpers = helpers
+        self._results = results
         self._rules = rules
         self._clock = clock
         self._new_id = new_id
@@ -121,6 +129,39 @@ class Desk:
     def attestation(self, process_id: str) -> Attestation | None:
         """What the container of a Process was found to be. Raises UnknownProcess."""
         return self._processes.attestation(process_id)
+
+    def trace_report(self, process_id: str) -> bytes:
+        """What a traced Process did, a TraceReport as JSON.
+
+        Raises:
+            UnknownProcess
+            NotTraced
+        """
+        found = self._processes.trace_report(process_id)
+        if found is None:
+            raise NotTraced(self._why_not_traced(process_id))
+        return found
+
+    def _why_not_traced(self, process_id: str) -> str:
+        process = self._processes.get(process_id)
+        if process.spec.trace is TraceLevel.OFF:
+            return f"Process {process_id} is not traced: its specification says off"
+        if not process.state.final:
+            return f"Process {process_id} has not ended: its trace is read then"
+        return f"Process {process_id} has no trace: its program was not started"
+
+    def open_trace(self, process_id: str) -> AbstractContextManager[BinaryIO]:
+        """The trace itself, compressed by zstd, as it was carried.
+
+        Raises:
+            UnknownProcess
+            NotTraced
+            StagingFailed: it is not there any more.
+        """
+        process = self._processes.get(process_id)
+        if process.outputs_location is None or process.traced is None:
+            raise NotTraced(self._why_not_traced(process_id))
+        return self._results.open(process.outputs_location, TRACE)
 
     def keys(self) -> list[PublicKey]:
         """The keys with which Runners of this bridge sign, the latest first."""

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, assert_never
@@ -35,6 +35,8 @@ from slurmbridge.store import Change, Claimed, HelperStore, ImageStore, ProcessS
 
 log = logging.getLogger(__name__)
 BATCHES = 4
+# Of a Process's staged files, those whose checksums are kept.
+INPUTS_KEPT = 10_000
 _BUSY = ProcessState.INITIALIZING
 
 
@@ -208,7 +210,8 @@ class Dispatcher:
         copied = folder.stage(entry.spec, self._rules.stores, self._rules.staging)
         size = sum(file.size_bytes for file in copied)
         detail = f"staged {len(copied)} files, {size} bytes"
-        self._apply([self._kept(entry, entry.state, entry.phase, detail)])
+        inputs = [asdict(file) for file in copied[:INPUTS_KEPT]]
+        self._apply([self._kept(entry, entry.state, entry.phase, detail, inputs=inputs)])
 
     def _intend(self, ready: list[Ready]) -> list[Ready]:
         """Say what is about to be done, before it is: from here on Slurm may know the job."""

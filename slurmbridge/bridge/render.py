@@ -13,10 +13,11 @@ from slurmbridge.container.apptainer import (
     seal,
 )
 from slurmbridge.container.facts import expected_facts
-from slurmbridge.model import Helpers, Image, ProcessSpec, job_name
+from slurmbridge.model import Helpers, Image, ProcessSpec, TraceFull, job_name
 from slurmbridge.script import Directive, Script, ScriptContext, Templates, words
 
-_GIB = 1024 * 1024 * 1024
+_MIB = 1024 * 1024
+_GIB = 1024 * _MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Renderer:
     contexts: Path
     log_limit: int = _GIB // 4
     output_limit: int = 64 * _GIB
+    trace_limit: int = 4 * _GIB
     # The nodes that a job keeps away from; it raises NoNodeReady when there is no other.
     avoid: Callable[[ProcessSpec], tuple[str, ...]] = lambda _spec: ()
 
@@ -62,6 +64,10 @@ class Renderer:
     def render(self, process_id: str, spec: ProcessSpec, image: Image, helpers: Helpers) -> Script:
         """Exactly what is submitted for this Process."""
         return self.templates.render(self._context(process_id, spec, image, helpers))
+
+    def _trace_limit(self, spec: ProcessSpec) -> int:
+        asked = spec.limits.trace_mib
+        return self.trace_limit if asked is None else min(asked * _MIB, self.trace_limit)
 
     def _context(
         self, process_id: str, spec: ProcessSpec, image: Image, helpers: Helpers
@@ -79,7 +85,7 @@ class Renderer:
             partition=Directive(spec.partition) if spec.partition else None,
             exclude=Directive(",".join(avoided)) if avoided else None,
             nodes=Directive(str(spec.resources.nodes)),
-            tasks=Directive("1"),
+            tasks=Directive(str(spec.resources.tasks_per_node)),
             cpus_per_task=Directive(str(spec.resources.cpus_per_task)),
             memory=Directive(f"{spec.resources.memory_mib}M"),
             time_limit=Directive(str(spec.time_limit_minutes)),
@@ -101,4 +107,6 @@ class Renderer:
             trace_filtered=record is not None and record.filtered,
             trace_calls=record.calls if record else "",
             trace_string_limit=Directive(str(record.string_limit if record else 0)),
+            trace_limit=Directive(str(self._trace_limit(spec))),
+            trace_stops=spec.limits.trace_full is TraceFull.STOP,
         )

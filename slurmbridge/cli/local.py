@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from slurmbridge.cli import output, remote, specfile
+from slurmbridge.cli.crates import crate
 from slurmbridge.cli.doctor import doctor
 from slurmbridge.cli.remote import AsJson
 from slurmbridge.cli.root import session
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(render)
     app.command()(doctor)
+    app.command()(crate)
     config = typer.Typer(help="The configuration of this host.")
     config.command("check")(check_config)
     config.command("show")(show_config)

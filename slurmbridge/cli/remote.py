@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slurmbridge.cli import attested, output, progress, specfile
+from slurmbridge.cli import attested, output, progress, specfile, traces
 from slurmbridge.cli.root import session
 from slurmbridge.client import Client
 from slurmbridge.errors import RequestError
@@ -31,7 +31,7 @@ class Stream(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, ps, show, wait, logs, cancel, capabilities, script):
+    for command in (submit, ps, show, wait, logs, traces.trace, cancel, capabilities, script):
         app.command()(command)
 
 

@@ -1,13 +1,15 @@
 """One Process's Compute Context on the shared file system."""
 
+import hashlib
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from slurmbridge.context.tree import (
     Bounds,
@@ -23,6 +25,8 @@ from slurmbridge.errors import InvalidProcess, StagingFailed
 from slurmbridge.model import Input, ProcessSpec
 
 LOG_FILES = {"stdout": "stdout.txt", "stderr": "stderr.txt", "job": "job.log"}
+TRACE = "trace.zst"
+_NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _SMALL = 64 * 1024
 # 256 variables with the longest names, and what the probe of a hostile image would print.
 _FACTS = 1024 * 1024
@@ -40,6 +44,15 @@ class Left:
     # Where and when the container was compared with what was expected, and what was found.
     attested: str | None = None
     facts: str | None = None
+    # What the program itself has brought about, so that it was ended.
+    stopped: str | None = None
+    # The trace reached its limit, and what came after is not in it.
+    trace_cut: bool = False
+
+    @property
+    def node(self) -> str | None:
+        """The node on which it ran, as far as it came to that."""
+        return self.attested.partition(" ")[0] if self.attested else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +103,7 @@ class ContextFolder:
             raise StagingFailed(f"the context cannot be made: {error.strerror}") from error
 
     def stage(self, spec: ProcessSpec, stores: Mapping[str, Path], bounds: Bounds) -> list[Copied]:
-        """Copy code and inputs in.
+        """Copy code and inputs in; what was copied is named by its path in the context.
 
         Raises:
             InvalidProcess: something is not there, is no plain file or folder, or is too large.
@@ -126,11 +139,11 @@ class ContextFolder:
                     copied, ignored = copy_tree(descriptor, self.path / target, bounds)
                     if ignored:
                         raise NotPlain(f"it holds {ignored[0]}")
-                    return copied
+                    return [replace(file, path=f"{target}/{file.path}") for file in copied]
                 if target == "code":
                     (self.path / "code").mkdir(mode=0o750)
                     target = f"code/{path.rpartition('/')[2]}"
-                return [copy_file(descriptor, self.path / target, bounds.bytes, name=path)]
+                return [copy_file(descriptor, self.path / target, bounds.bytes, name=target)]
         except FileNotFoundError:
             raise InvalidProcess(f"{source} does not exist") from None
         except (NotPlain, TooMuch) as error:
@@ -153,6 +166,8 @@ class ContextFolder:
             taken_by=self.taken_by(),
             attested=self._read("attested"),
             facts=self._read("facts", _FACTS),
+            stopped=self._read("stopped"),
+            trace_cut=self._read("trace.cut") is not None,
         )
 
     def exists(self) -> bool:
@@ -185,8 +200,16 @@ class ContextFolder:
         except OSError:
             return b""
 
-    def carry_out(self, target: Path, bounds: Bounds, may_go_on: Callable[[], bool]) -> Carried:
+    def carry_out(
+        self,
+        target: Path,
+        bounds: Bounds,
+        may_go_on: Callable[[], bool],
+        made: Mapping[str, bytes] = _NOTHING,
+    ) -> Carried:
         """Copy outputs, logs and trace to the new folder `target`, which appears whole or not.
+
+        `made` are files that the bridge adds, by their names.
 
         The program can write to output/ alone, and may have left anything there: only plain files
         with one name are taken. Logs and trace are carried even when the outputs are too much.
@@ -204,8 +227,9 @@ class ContextFolder:
             output = self._carry_output(partial, bounds)
             files = list(output.files)
             ignored = list(output.ignored)
-            for name in (*LOG_FILES.values(), "trace.zst"):
+            for name in (*LOG_FILES.values(), TRACE):
                 self._carry_file(name, partial, files, ignored)
+            files += [_write(partial / name, content) for name, content in made.items()]
             if not may_go_on():
                 raise StagingFailed("another Runner carries the outputs")
             if target.exists():
@@ -266,6 +290,12 @@ class ContextFolder:
                 _remove(self.path)
         except OSError as error:
             raise StagingFailed(f"the context cannot be removed: {error.strerror}") from error
+
+
+def _write(path: Path, content: bytes) -> Copied:
+    path.write_bytes(content)
+    path.chmod(0o640)
+    return Copied(path.name, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _remove(root: Path) -> None:

@@ -19,6 +19,20 @@ from slurmbridge.shell import Command, Reply, Shell
 SUBMITTERS = 4
 
 
+def job_usage(shell: Shell, job_id: int, *, timeout_seconds: float) -> dict[str, str]:
+    """What accounting knows of a job's use, in sacct's words; empty when it does not know the job.
+
+    Raises:
+        SchedulerUnavailable
+        ReplyUnreadable
+    """
+    command = Command(wire.usage(job_id), timeout_seconds=timeout_seconds)
+    try:
+        return wire.read_usage(shell.run(command))
+    except ShellUnavailable as error:
+        raise SchedulerUnavailable(f"Slurm cannot be asked: {error}") from error
+
+
 class CommandScheduler:
     """sbatch, squeue, sacct, scancel, sinfo, scontrol and sacctmgr."""
 

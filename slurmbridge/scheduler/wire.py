@@ -176,6 +176,37 @@ def _history_line(fields: list[str]) -> JobReport:
     )
 
 
+# What accounting knows of a job's use, in sacct's own words; the last two are of its batch step.
+USAGE = (
+    "JobID", "JobName", "Account", "Partition", "QOS", "State", "ExitCode", "Submit", "Start",
+    "End", "ElapsedRaw", "NNodes", "NodeList", "ReqTRES", "AllocTRES", "TotalCPU",
+)  # fmt: skip
+STEP_USAGE = ("MaxRSS", "AveCPU")
+
+
+def usage(job_id: int) -> tuple[str, ...]:
+    """Ask accounting what a job has used. Times are in UTC where the environment says so."""
+    fields = ",".join((*USAGE, *STEP_USAGE))
+    return ("sacct", "--noheader", "--parsable2", f"--jobs={job_id}", f"--format={fields}")
+
+
+def read_usage(reply: Reply) -> dict[str, str]:
+    """What sacct printed for `usage`, word for word; empty when it does not know the job yet."""
+    _must_succeed("sacct", reply)
+    found: dict[str, str] = {}
+    for line in reply.stdout.splitlines():
+        fields = line.split("|")
+        if len(fields) != len(USAGE) + len(STEP_USAGE):
+            raise ReplyUnreadable(f"sacct printed {line[:200]!r}")
+        named = dict(zip((*USAGE, *STEP_USAGE), fields, strict=True))
+        step = named["JobID"].partition(".")[2]
+        if not step:
+            found |= {name: named[name] for name in USAGE if named[name]}
+        elif step == "batch":
+            found |= {name: named[name] for name in STEP_USAGE if named[name]}
+    return found
+
+
 def cancel(job_ids: Iterable[int]) -> tuple[str, ...]:
     """End these jobs."""
     return ("scancel", *(str(job_id) for job_id in job_ids))

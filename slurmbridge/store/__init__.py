@@ -3,7 +3,7 @@
 from slurmbridge.store.database import Database
 from slurmbridge.store.helpers import HelperStore, KeyStore
 from slurmbridge.store.nodes import Examination, NodeStore
-from slurmbridge.store.processes import Change, Claimed, Open, ProcessStore, again
+from slurmbridge.store.processes import Change, Claimed, Open, ProcessStore, again, packed
 from slurmbridge.store.records import ImageStore, RunnerStatus, SiteStore, TokenStore
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "SiteStore",
     "TokenStore",
     "again",
+    "packed",
 ]

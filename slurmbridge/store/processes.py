@@ -1,5 +1,6 @@
 """Processes and their events. A state changes here or nowhere."""
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -19,14 +20,23 @@ from sqlalchemy import (
 
 from slurmbridge.errors import IllegalTransition, UnknownProcess
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, is_legal
-from slurmbridge.model import Attestation, Event, OutputFile, Process, ProcessSpec, job_name
+from slurmbridge.model import (
+    Attestation,
+    Event,
+    OutputFile,
+    Process,
+    ProcessSpec,
+    StagedFile,
+    TraceSummary,
+    job_name,
+)
 from slurmbridge.store.database import Database
 from slurmbridge.store.tables import LogChunkRow, ProcessEventRow, ProcessRow
 
 _PROCESS = ProcessRow.__table__  # type: ignore[attr-defined]
 _EVENT = ProcessEventRow.__table__  # type: ignore[attr-defined]
 _LOG = LogChunkRow.__table__  # type: ignore[attr-defined]
-_LONG = {"outputs", "outputs_ignored"}
+_LONG = {"outputs", "outputs_ignored", "inputs"}
 _SHOWN = [column for name, column in _PROCESS.columns.items() if name in Process.model_fields]
 
 
@@ -93,6 +103,11 @@ def again(claimed: Claimed, change: Change) -> Change:
     return replace(change, detail="") if same else change
 
 
+def packed(report: bytes) -> bytes:
+    """A report as it is stored."""
+    return zlib.compress(report)
+
+
 class _Moved(Exception):
     """Another has moved a Process; the transaction is undone."""
 
@@ -122,6 +137,7 @@ class ProcessStore:
                         "cancel_requested": False,
                         "outputs": [],
                         "outputs_ignored": [],
+                        "inputs": [],
                     }
                     for process_id, spec in entries
                 ],
@@ -168,7 +184,7 @@ class ProcessStore:
             query = query.where(_PROCESS.c.spec["labels"][key].as_string() == value)
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
-        return [_process({**row, "outputs": [], "outputs_ignored": []}) for row in rows]
+        return [_process({**row, **{name: [] for name in _LONG}}) for row in rows]
 
     def script(self, process_id: str) -> str | None:
         """The script that was submitted, if it has been rendered."""
@@ -190,6 +206,15 @@ class ProcessStore:
         if rows[0][0] is None:
             return None
         return Attestation.model_validate(rows[0][0], strict=False)
+
+    def trace_report(self, process_id: str) -> bytes | None:
+        """What a traced Process did, as JSON, if it has ended."""
+        with self._database.read() as connection:
+            query = select(_PROCESS.c.trace_report).where(_PROCESS.c.id == process_id)
+            rows = connection.execute(query).all()
+        if not rows:
+            raise UnknownProcess(f"there is no Process {process_id!r}")
+        return None if rows[0][0] is None else zlib.decompress(rows[0][0])
 
     def events(self, process_id: str) -> list[Event]:
         """What was observed and done, in order."""
@@ -423,6 +448,9 @@ def _process(row: Mapping[Any, Any]) -> Process:
     values["spec"] = ProcessSpec.model_validate(row["spec"], strict=False)
     values["outputs"] = tuple(OutputFile(**entry) for entry in row["outputs"])
     values["outputs_ignored"] = tuple(row["outputs_ignored"])
+    values["inputs"] = tuple(StagedFile(**entry) for entry in row["inputs"])
+    if row["traced"] is not None:
+        values["traced"] = TraceSummary.model_validate(row["traced"], strict=False)
     return Process(**values)
 
 

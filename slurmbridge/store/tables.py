@@ -83,6 +83,11 @@ class ProcessRow(SQLModel, table=True):
     sealing: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     attestation: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     attested: bool | None = None
+    # What was staged in, with checksums.
+    inputs: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    # Of a traced Process, in short, and the whole report as JSON, compressed by zlib.
+    traced: dict[str, Any] | None = Field(default=None, sa_type=JSON)
+    trace_report: bytes | None = None
 
 
 class ProcessEventRow(SQLModel, table=True):

@@ -25,6 +25,7 @@ _WORD = 0xFFFFFFFF
 
 ALLOW = 0x7FFF0000
 ERRNO = 0x00050000
+NOTIFY = 0x7FC00000
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,55 @@ class Instruction:
     operand: int
 
 
-def build(architecture: str, folder: Path) -> tuple[Instruction, ...]:
+@dataclass(frozen=True)
+class Filter:
+    """The filter that sbseal loads, and the program that prints it."""
+
+    steps: tuple[Instruction, ...]
+    argv: tuple[str, ...]
+
+    def answers(self, asked: Sequence[tuple[int, int, Sequence[int]]]) -> list[int]:
+        """What sbseal itself makes of calls: architecture, number, arguments."""
+        given = b"".join(_packed(*call) for call in asked)
+        printed = _printed(self.argv, given)[4 + 8 * len(self.steps) :]
+        return [answer for (answer,) in struct.iter_unpack("<I", printed)]
+
+
+def _printed(argv: Sequence[str], given: bytes = b"") -> bytes:
+    done = subprocess.run(argv, check=True, input=given, stdout=subprocess.PIPE)
+    return done.stdout
+
+
+def build(architecture: str, folder: Path, *, noted: bool = False) -> Filter:
     """The filter that sbseal loads on an architecture."""
     source = SOURCES / "sbseal.c"
     flags: list[str] = []
     if architecture != platform.machine():
-        text = source.read_text().replace("__x86_64__", "__none__")
-        source = folder / "sbseal.c"
-        source.write_text(text.replace("__aarch64__", "__x86_64__"))
+        for name in ("filter.h", "sbseal.c"):
+            text = (SOURCES / name).read_text().replace("__x86_64__", "__none__")
+            source = folder / name
+            source.write_text(text.replace("__aarch64__", "__x86_64__"))
         (folder / "asm").mkdir()
         (folder / "asm/unistd.h").write_text(_GENERIC_NUMBERS)
         flags = [f"-I{folder}"]
     program = folder / "filter"
     argv = ["gcc", "-std=gnu17", "-Wall", "-Wextra", "-Werror", *flags, f'-DSBSEAL="{source}"']
     subprocess.run([*argv, "-o", str(program), str(_HARNESS)], check=True)
-    raw = subprocess.run([str(program)], check=True, stdout=subprocess.PIPE).stdout
-    return tuple(Instruction(*fields) for fields in struct.iter_unpack("<HBBI", raw))
+    whole = (str(program), *(["noted"] if noted else []))
+    raw = _printed(whole)[4:]
+    return Filter(tuple(Instruction(*fields) for fields in struct.iter_unpack("<HBBI", raw)), whole)
+
+
+def _packed(architecture: int, number: int, arguments: Sequence[int]) -> bytes:
+    """See seccomp(2) for `struct seccomp_data`."""
+    return struct.pack("<IIQ6Q", number & _WORD, architecture, 0, *arguments)
 
 
 def run(
     program: Sequence[Instruction], architecture: int, number: int, arguments: Sequence[int]
 ) -> int:
-    """What the filter answers for a call. See seccomp(2) for `struct seccomp_data`."""
-    data = struct.pack("<IIQ6Q", number & _WORD, architecture, 0, *arguments)
+    """What the filter answers for a call."""
+    data = _packed(architecture, number, arguments)
     register, at = 0, 0
     while True:
         step = program[at]

@@ -1,13 +1,14 @@
 """A bridge put together as wiring.py does, over a Slurm in memory, and the golden scripts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,9 +19,11 @@ from slurmbridge.bridge.desk import Desk
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
+from slurmbridge.bridge.reading import TraceReader
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.container.signing import SigningKey
+from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import ProcessState, SlurmState
 from slurmbridge.model import Event, Process, parse_spec
@@ -37,8 +40,11 @@ from slurmbridge.store import (
     RunnerStatus,
     SiteStore,
 )
+from slurmbridge.trace.judge import default_rules
 from tests.support.specs import CAPABILITY, HELPERS, IMAGE, START, process_id, spec
 
+P = ParamSpec("P")
+T = TypeVar("T")
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN_ID = process_id(1)
 GOLDEN_CONTEXTS = Path("/shared/contexts")
@@ -165,6 +171,19 @@ class HookedStore(ProcessStore):
         return lost
 
 
+class AtOnce(Executor):
+    """Does everything at once, here."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """See Executor.submit."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 @dataclass
 class Bridge:
     """Everything of one installation, with a clock and a Slurm that are moved by hand."""
@@ -172,6 +191,8 @@ class Bridge:
     root: Path
     output: Bounds = field(default_factory=lambda: Bounds(1 << 20, 100))
     default_destination: str | None = "results:processes"
+    # What traces are read by.
+    new_executor: Callable[[], Executor] = lambda: AtOnce()
     slurm: HookedScheduler = field(init=False)
     clock: Callable[[], datetime] = field(init=False)
     advance: Callable[[timedelta], None] = field(init=False)
@@ -191,6 +212,7 @@ class Bridge:
             self.database,
             Rules(frozenset({"data"}), frozenset({"results"}), has_default_destination=True),
             HelperStore(self.database, HELPERS.source_sha256),
+            Results(self.stores),
             clock=self.clock,
             new_id=lambda: process_id(next(numbers)),
         )
@@ -249,7 +271,14 @@ class Bridge:
                 RecoverRules(runner, self.root / "contexts", ABSENCE, LEASE, RETRY),
                 clock=self.clock,
             ),
-            collector=Collector(self.processes, logs, collect, key=KEY, clock=self.clock),
+            collector=Collector(
+                self.processes,
+                logs,
+                collect,
+                key=KEY,
+                traces=TraceReader(default_rules(), self.new_executor),
+                clock=self.clock,
+            ),
             logs=logs,
         )
 

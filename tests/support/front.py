@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from slurmbridge.api import create_app
 from slurmbridge.bridge.checks import Rules
 from slurmbridge.bridge.desk import Desk
+from slurmbridge.context.results import Results
 from slurmbridge.client import Client
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import ComputeCapability, Image, Partition
@@ -138,8 +140,8 @@ def _application() -> FastAPI:
 
 
 @contextmanager
-def opened() -> Iterator[Front]:
-    """A front with one image, one partition and one account."""
+def opened(results: Path | None = None) -> Iterator[Front]:
+    """A front with one image, one partition and one account; `results` is a store's folder."""
     database = Database("sqlite://")
     _driver(database).deserialize(_furnished())
     rules = Rules(frozenset({"data"}), frozenset({"results"}), has_default_destination=True)
@@ -148,6 +150,7 @@ def opened() -> Iterator[Front]:
         database,
         rules,
         HelperStore(database, HELPERS.source_sha256),
+        Results({"results": results} if results else {}),
         clock=lambda: NOW + timedelta(seconds=next(numbers)),
         new_id=lambda: f"{next(numbers):026}",
     )

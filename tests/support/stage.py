@@ -226,6 +226,7 @@ def staged(
     *,
     log_limit: int = 1 << 20,
     output_limit: int = 1 << 30,
+    trace_limit: int = 1 << 30,
     **changes: Any,
 ) -> Stage:
     """A golden specification, changed, made ready to run."""
@@ -249,7 +250,7 @@ def staged(
     sha256 = hashlib.sha256(b"an image").hexdigest()
     image = IMAGE.model_copy(update={"path": str(stage.image), "sha256": sha256})
 
-    renderer = Renderer(shipped_templates(), contexts, log_limit, output_limit)
+    renderer = Renderer(shipped_templates(), contexts, log_limit, output_limit, trace_limit)
     text = renderer.render(GOLDEN_ID, wanted, image, helpers).text
     assert text.count(FIXED_PATH) == 2
     stage.script.write_text(text.replace(FIXED_PATH, f"PATH={root}/stubs:/usr/bin:/bin"))

@@ -1,7 +1,7 @@
 """The argv of a Sealed Container: everything that closes it, and nothing that could open it."""
 
 import csv
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tests.support.specs import IMAGE, spec, specifications
 CONTEXT = "/shared/contexts/01"
 SITE = 64 << 30
 MIB = 1 << 20
+TASK_VARIABLES = {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"}
 
 
 def container_of(
@@ -91,17 +92,19 @@ def test_a_sealed_container_has_exactly_the_flags_and_binds_that_close_it(
 
 
 @given(specifications(), specifications())
-def test_the_argv_of_any_two_processes_differs_in_three_numbers_alone(
+def test_the_argv_of_any_two_processes_differs_in_four_numbers_and_a_word_alone(
     one: ProcessSpec, other: ProcessSpec
 ) -> None:
     first, second = (seal(container_of(wanted)) for wanted in (one, other))
-    assert first[:-3] == second[:-3]
+    assert first[:-5] == second[:-5]
     for argv, wanted in ((first, one), (second, other)):
         size = wanted.limits.file_size_mib
-        assert argv[-3:] == (
+        assert argv[-5:] == (
             f"nproc={wanted.limits.processes}",
             f"nofile={wanted.limits.open_files}",
             f"fsize={SITE if size is None else size * MIB}",
+            f"tasks={wanted.resources.tasks_per_node}",
+            f"refused={'silent' if wanted.trace is TraceLevel.OFF else 'noted'}",
         )
 
 
@@ -126,11 +129,14 @@ def test_a_program_gets_no_variable_that_nobody_declared(
 ) -> None:
     image = IMAGE.model_copy(update={"environment": of_image})
     found = environment(wanted, image)
-    assert set(found) == set(of_image) | set(wanted.environment) | {"PATH", "HOME", "LC_ALL"}
+    tasks = TASK_VARIABLES if wanted.resources.tasks_per_node > 1 else set()
+    assert (
+        set(found) == set(of_image) | set(wanted.environment) | {"PATH", "HOME", "LC_ALL"} | tasks
+    )
     assert set(container_of(wanted, image).variables) == set(found)
     assert found["HOME"] == "/tmp"
     for name, value in of_image.items():
-        if name != "HOME" and name not in wanted.environment:
+        if name not in {"HOME", *tasks} and name not in wanted.environment:
             assert found[name] == value
 
 
@@ -155,6 +161,16 @@ def test_the_declared_stands_above_the_images_and_that_above_the_platforms() -> 
     image = IMAGE.model_copy(update={"environment": {"PATH": "/opt/bin", "A": "i", "B": "i"}})
     found = environment(spec(environment={"B": "d", "LC_ALL": "C"}), image)
     assert found == {"PATH": "/opt/bin", "A": "i", "B": "d", "LC_ALL": "C", "HOME": "/tmp"}
+
+
+def test_several_tasks_get_variables_that_say_so_and_one_gets_none() -> None:
+    image = IMAGE.model_copy(update={"environment": {"SLURM_PROCID": "9"}})
+    found = environment(spec(resources={"tasks_per_node": 3}), image)
+    assert {name: found[name] for name in TASK_VARIABLES} == {
+        "SLURM_NTASKS": "3", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+    }  # fmt: skip
+    assert "tasks=3" in seal(container_of(spec(resources={"tasks_per_node": 3})))
+    assert not set(environment(spec(), IMAGE)) & TASK_VARIABLES
 
 
 def test_an_image_cannot_say_where_home_is() -> None:
@@ -210,9 +226,10 @@ def test_no_bound_is_without_a_number(wanted: ProcessSpec) -> None:
 
 @given(specifications())
 def test_what_is_traced_is_sealed_in_the_same_way(wanted: ProcessSpec) -> None:
-    levels = [wanted.model_copy(update={"trace": level}) for level in TraceLevel]
-    first, *others = [container_of(one) for one in levels]
-    assert others == [first] * len(others)
+    levels = {level: wanted.model_copy(update={"trace": level}) for level in TraceLevel}
+    found = {level: container_of(one) for level, one in levels.items()}
+    assert {level for level, one in found.items() if not one.refusals_noted} == {TraceLevel.OFF}
+    assert len({replace(one, refusals_noted=True) for one in found.values()}) == 1
     assert len(levels) > 1
 
 
@@ -235,6 +252,8 @@ def test_an_audit_records_programs_network_and_changes_with_whole_names() -> Non
     calls = record.calls.split(",")
     assert {"%process", "%network", "openat", "unlinkat", "renameat2"} <= set(calls)
     assert {"io_uring_setup", "unshare", "ptrace"} <= set(calls)
+    # By which sbseal notes what it refuses.
+    assert "mkdirat" in calls
     assert len(calls) == len(set(calls))
     assert record.filtered
     assert record.string_limit >= 1024

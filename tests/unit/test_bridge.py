@@ -44,7 +44,8 @@ def test_a_process_goes_from_accepted_to_complete_with_its_outputs(bridge: Bridg
     process = bridge.get(one)
     assert (process.state, process.exit_code, process.reason) == (ProcessState.COMPLETE, 0, None)
     assert process.outputs_location == f"results:mine/{one}"
-    assert {file.path for file in process.outputs} == {"output/a/out.csv", "stdout.txt"}
+    reports = {"trace-report.json", "trace-report.html"}
+    assert {file.path for file in process.outputs} == {"output/a/out.csv", "stdout.txt", *reports}
     assert (bridge.root / f"results/mine/{one}/output/a/out.csv").read_text() == "3"
     assert bridge.desk.log(one, "stdout") == b"hello"
     assert (process.started_at, process.ended_at) == (START, START + SECOND)

@@ -142,7 +142,7 @@ def test_a_requeued_process_is_queued_again_and_can_complete(bridge: Bridge) -> 
 
 def test_outputs_above_the_bound_are_the_submitters_to_put_right(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, output=Bounds(10, 10))
-    one = bridge.submitted()
+    one = bridge.submitted(trace="off")
     bridge.start(one)
     bridge.leave(one, {"output/large": "x" * 11, "stdout.txt": "printed"})
     end(bridge, one)

@@ -4,6 +4,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,14 @@ def test_another_container_has_to_be_found_otherwise() -> None:
     differences = compare(REQUIRED, expected_facts(other))
     assert differences.unexpected == ("limit nproc 11", "variable HOME")
     assert differences.missing == ("limit nproc 12",)
+
+
+def test_a_traced_container_has_the_descriptor_by_which_the_kernel_asks() -> None:
+    noted = expected_facts(replace(CONTAINER, refusals_noted=True))
+    assert set(noted) - set(EXPECTED) == {"outside descriptor 5 seccomp"}
+    assert set(EXPECTED) < set(noted)
+    assert '"anon_inode:seccomp notify"' in PROBE
+    assert 'return "seccomp";' in PROBE
 
 
 # --- comparing ---

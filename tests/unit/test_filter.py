@@ -15,22 +15,26 @@ from hypothesis import strategies as st
 from slurmbridge.container.helpers import SOURCES
 from slurmbridge.model import Helpers
 from tests.support import bpf, calls
-from tests.support.box import Box
 from tests.support.calls import AUDIT, CLONE_BITS, FOREIGN, IOCTLS, RULED
+from tests.support.sealing import SealBox as Box
 
 HERE = platform.machine()
 PAGE = Path(__file__).resolve().parents[2] / "docs/sbseal.md"
+# docs/sbseal.md says so.
+SIZES = {"sbseal.c": 420, "filter.h": 200}
 TRY_CALLS = Path(__file__).resolve().parents[1] / "support/try_calls.py"
-Filter = tuple[bpf.Instruction, ...]
+Filter = bpf.Filter
+Filters = dict[tuple[str, bool], Filter]
 each_architecture = pytest.mark.parametrize("architecture", bpf.ARCHITECTURES)
 CLONE, SECCOMP, SOCKET, SOCKETPAIR, IOCTL = RULED[HERE]
 
 
 @pytest.fixture(scope="session")
-def filters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Filter]:
+def filters(tmp_path_factory: pytest.TempPathFactory) -> Filters:
     return {
-        name: bpf.build(name, tmp_path_factory.mktemp(f"filter-{name}"))
+        (name, noted): bpf.build(name, tmp_path_factory.mktemp(f"filter-{name}"), noted=noted)
         for name in bpf.ARCHITECTURES
+        for noted in (False, True)
     }
 
 
@@ -44,23 +48,25 @@ def box(sealing_helpers: Helpers) -> Iterator[Box]:
 
 
 def assert_as_told(
-    filter_: Filter, architecture: str, audit: int, number: int, arguments: tuple[int, ...]
+    filters: Filters, architecture: str, audit: int, number: int, arguments: tuple[int, ...]
 ) -> None:
+    """In both forms: the kernel's own refusal, and the one that sbseal is asked for."""
     error = calls.verdict(architecture, audit, number, arguments)
-    wanted = bpf.ERRNO | error if error else bpf.ALLOW
-    assert bpf.run(filter_, audit, number, arguments) == wanted
+    told = (audit, number) != (AUDIT[architecture], calls.UNNOTED)
+    for noted in (False, True):
+        form = bpf.NOTIFY if noted and told else bpf.ERRNO
+        found = bpf.run(filters[architecture, noted].steps, audit, number, arguments)
+        assert found == (form | error if error else bpf.ALLOW)
 
 
 @each_architecture
-def test_every_number_gives_what_the_table_says(
-    filters: dict[str, Filter], architecture: str
-) -> None:
+def test_every_number_gives_what_the_table_says(filters: Filters, architecture: str) -> None:
     for number in range(600):
         for arguments in ((0,) * 6, (0xFFFFFFFF_FFFFFFFF,) * 6):
             for audit in (AUDIT[architecture], FOREIGN[0]):
-                assert_as_told(filters[architecture], architecture, audit, number, arguments)
+                assert_as_told(filters, architecture, audit, number, arguments)
             x32 = number | 0x40000000
-            assert_as_told(filters[architecture], architecture, AUDIT[architecture], x32, arguments)
+            assert_as_told(filters, architecture, AUDIT[architecture], x32, arguments)
 
 
 ATOMS = [
@@ -86,27 +92,56 @@ numbers = (
 @given(audit=audits, number=numbers, arguments=arguments_of_a_call)
 @settings(max_examples=300, deadline=None)
 def test_no_call_is_answered_otherwise_than_told(
-    filters: dict[str, Filter],
+    filters: Filters,
     architecture: str,
     audit: int,
     number: int,
     arguments: tuple[int, ...],
 ) -> None:
-    assert_as_told(filters[architecture], architecture, audit, number, arguments)
+    assert_as_told(filters, architecture, audit, number, arguments)
 
 
 @each_architecture
-def test_all_families_types_and_protocols(filters: dict[str, Filter], architecture: str) -> None:
+def test_all_families_types_and_protocols(filters: Filters, architecture: str) -> None:
     socket = RULED[architecture][2]
     audit = AUDIT[architecture]
     for family in range(48):
         for kind in (1, 2, 3, 4, 5, 10, 0x80801):
             for protocol in (0, 1, 6, 9, 15, 17, 132, 136, 256, 262, -1):
                 arguments = (family, kind, protocol & 0xFFFFFFFF, 0, 0, 0)
-                assert_as_told(filters[architecture], architecture, audit, socket, arguments)
+                assert_as_told(filters, architecture, audit, socket, arguments)
+
+
+@each_architecture
+@given(asked=st.lists(st.tuples(audits, numbers, arguments_of_a_call), min_size=1, max_size=50))
+@settings(max_examples=20, deadline=None)
+def test_sbseal_itself_answers_as_its_filter_does(
+    filters: Filters, architecture: str, asked: list[tuple[int, int, tuple[int, ...]]]
+) -> None:
+    filter_ = filters[architecture, True]
+    assert filter_.answers(asked) == [bpf.run(filter_.steps, *call) for call in asked]
+
+
+@each_architecture
+def test_the_noted_form_differs_in_nothing_but_who_answers(
+    filters: Filters, architecture: str
+) -> None:
+    silent, noted = (filters[architecture, form].steps for form in (False, True))
+    assert len(silent) == len(noted)
+    changed = [(one, other) for one, other in zip(silent, noted, strict=True) if one != other]
+    refusals = [step for step in silent if step.code == 0x06 and step.operand >> 16 == 5]
+    assert len(changed) == len(refusals) - 1
+    for one, other in changed:
+        assert (one.operand ^ bpf.ERRNO, one.code) == (other.operand ^ bpf.NOTIFY, other.code)
 
 
 # --- as it works --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["silent", "noted"])
+def each_form(box: Box, request: pytest.FixtureRequest) -> Box:
+    box.refused = f"refused={request.param}"
+    return box
 
 
 def errors_of(box: Box, lines: list[str]) -> list[int]:
@@ -116,23 +151,26 @@ def errors_of(box: Box, lines: list[str]) -> list[int]:
     return [int(line) for line in end.out.split()]
 
 
-def test_the_kernel_refuses_every_call_of_the_table(box: Box) -> None:
+def test_the_kernel_refuses_every_call_of_the_table(each_form: Box) -> None:
     refused = calls.refused(HERE)
     lines = [f"{number} -1 -1 -1 -1 -1" for number in refused]
-    assert dict(zip(refused, errors_of(box, lines), strict=True)) == refused
+    assert dict(zip(refused, errors_of(each_form, lines), strict=True)) == refused
 
 
-def test_numbers_that_nobody_reviewed_do_not_exist(box: Box) -> None:
+def test_numbers_that_nobody_reviewed_do_not_exist(each_form: Box) -> None:
     lines = ["467 -1", "468 -1 -1 -1 -1 -1", "600", str(0x40000000 | 39), "-1"]
-    assert set(errors_of(box, lines)) == {errno.ENOSYS}
+    assert set(errors_of(each_form, lines)) == {errno.ENOSYS}
 
 
+# CLONE_UNTRACED ends the container where it is noted: see test_sbseal.py.
+QUIET_BITS = [bit for name, bit in CLONE_BITS.items() if name != "UNTRACED"]
 RULES = {
     # CLONE_SIGHAND without CLONE_VM: let through, and then refused by the kernel itself.
     f"{CLONE} {0x800} 0 0 0 0": errno.EINVAL,
-    **{f"{CLONE} {bit | 17} 0 0 0 0": errno.EPERM for bit in CLONE_BITS.values()},
+    **{f"{CLONE} {bit | 17} 0 0 0 0": errno.EPERM for bit in QUIET_BITS},
     f"{CLONE} {0x5_00000000 | CLONE_BITS['NEWUSER'] | 17} 0 0 0 0": errno.EPERM,
     f"{CLONE} 17 0 0 0 0": 0,
+    # Without a filter it asks what the kernel can do; with one, and noted, it ends the container.
     f"{SECCOMP} 1 8 0": errno.EPERM,
     f"{SECCOMP} 1 {0x1_00000008} 0": errno.EPERM,
     f"{SECCOMP} 1 0 0": errno.EFAULT,
@@ -161,8 +199,8 @@ RULES = {
 }
 
 
-def test_the_kernel_goes_by_the_rules_for_arguments(box: Box) -> None:
-    found = errors_of(box, list(RULES))
+def test_the_kernel_goes_by_the_rules_for_arguments(each_form: Box) -> None:
+    found = errors_of(each_form, list(RULES))
     assert dict(zip(RULES, found, strict=True)) == RULES
 
 
@@ -200,17 +238,17 @@ if __name__ == "__main__":
 """
 
 
-def test_ordinary_programs_run(box: Box) -> None:
-    program = box.marker.parent / "ordinary.py"
+def test_ordinary_programs_run(each_form: Box) -> None:
+    program = each_form.marker.parent / "ordinary.py"
     program.write_text(ORDINARY)
-    box.set_environment(["PATH=/usr/bin:/bin", f"TMPDIR={box.marker.parent}"])
-    end = box.run([sys.executable, "-E", str(program)])
+    each_form.set_environment(["PATH=/usr/bin:/bin", f"TMPDIR={each_form.marker.parent}"])
+    end = each_form.run([sys.executable, "-E", str(program)])
     assert (end.out, end.err, end.code) == (b"fine\n", b"", 0)
 
 
-def test_a_call_of_32_bits_does_not_exist(box: Box) -> None:
+def test_a_call_of_32_bits_does_not_exist(each_form: Box) -> None:
     """i386's getpid, which would be x86-64's writev. Kernels without it end the caller."""
-    facts = box.run(["true"]).facts.decode().splitlines()
+    facts = each_form.run(["true"]).facts.decode().splitlines()
     found = {fact for fact in facts if fact.startswith(("call i386", "call x32"))}
     assert found == ({"call i386 ENOSYS", "call x32 ENOSYS"} if HERE == "x86_64" else set())
 
@@ -219,12 +257,12 @@ def test_a_call_of_32_bits_does_not_exist(box: Box) -> None:
 
 
 def test_the_page_lists_what_the_source_refuses_and_nothing_else() -> None:
-    source = (SOURCES / "sbseal.c").read_text()
+    source = (SOURCES / "filter.h").read_text()
     blocks = re.findall(r"static const unsigned (not_\w+)\[\] = \{(.*?)\};", source, re.DOTALL)
     refused = {
-        name.removeprefix("SYS_"): {"not_there": "ENOSYS", "not_permitted": "EPERM"}[kind]
+        name.removeprefix("SYS_"): "EPERM" if kind == "not_permitted" else "ENOSYS"
         for kind, block in blocks
-        for name in re.findall(r"\b(?:SYS_)?[a-z][a-z0-9_]*\b(?=,)", _without_comments(block))
+        for name in re.findall(r"\b(?:SYS_)?[a-z][a-z0-9_]*\b(?=,|$)", _plain(block))
     }
     assert set(refused) == calls.NAMES
     part = PAGE.read_text().partition("## Calls that are refused")[2].partition("\n### ")[0]
@@ -234,8 +272,9 @@ def test_the_page_lists_what_the_source_refuses_and_nothing_else() -> None:
     assert described == refused
 
 
-def _without_comments(text: str) -> str:
-    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+def _plain(text: str) -> str:
+    """Without comments and what is for the preprocessor."""
+    return re.sub(r"/\*.*?\*/|^#.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def test_the_page_names_every_ioctl_and_every_fact() -> None:
@@ -246,5 +285,12 @@ def test_the_page_names_every_ioctl_and_every_fact() -> None:
     assert [name for name in tried if f"`{name}`" not in page] == []
 
 
+def test_the_page_says_how_long_the_filter_is(filters: Filters) -> None:
+    told = re.search(r"^(\d+) instructions on x86-64", PAGE.read_text(), re.MULTILINE)
+    assert told
+    assert HERE != "x86_64" or int(told[1]) == len(filters[HERE, False].steps)
+
+
 def test_the_source_is_short_enough_to_be_read() -> None:
-    assert len((SOURCES / "sbseal.c").read_text().splitlines()) < 400
+    lengths = {name: len((SOURCES / name).read_text().splitlines()) for name in SIZES}
+    assert {name: length for name, length in lengths.items() if length >= SIZES[name]} == {}

@@ -161,15 +161,17 @@ def test_nothing_of_the_specification_is_part_of_an_argv(golden: Path, tmp_path:
     assert b"sealed" in (stage.out / "argvs").read_bytes()
 
 
-def test_nothing_of_the_specification_but_three_numbers_reaches_the_launcher(ended: Stage) -> None:
+def test_nothing_of_the_specification_but_four_numbers_reaches_the_launcher(ended: Stage) -> None:
     argv = [word.decode() for word in ended.seen("argv")]
     place = argv.index("root")
     assert [word for word in argv[:place] if not word.startswith("--")] == ["exec"]
-    assert argv[place + 1 : -3] == ["/.sb/sbseal", "/.sb"]
+    assert argv[place + 1 : -5] == ["/.sb/sbseal", "/.sb"]
     limits = ended.spec.limits
     numbers = [f"nproc={limits.processes}", f"nofile={limits.open_files}"]
-    assert argv[-3:-1] == numbers
-    assert argv[-1].startswith("fsize=")
+    assert argv[-5:-3] == numbers
+    assert argv[-3].startswith("fsize=")
+    assert argv[-2] == f"tasks={ended.spec.resources.tasks_per_node}"
+    assert argv[-1] == f"refused={'silent' if ended.spec.trace == 'off' else 'noted'}"
 
 
 # What bash adds: the stub of strace is one, and hands it on.

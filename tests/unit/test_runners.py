@@ -46,12 +46,12 @@ def collected_elsewhere(bridge: Bridge) -> None:
 
 
 def results(bridge: Bridge, wanted: str) -> dict[str, str]:
-    """Everything that lies in the store beside and below the results of a Process."""
+    """Everything in the store beside and below the results of a Process, but trace reports."""
     root = bridge.root / "results"
     return {
         str(path.relative_to(root / "processes")): path.read_text()
         for path in root.rglob("*")
-        if path.is_file()
+        if path.is_file() and not path.name.startswith("trace-report.")
     }
 
 

@@ -63,6 +63,8 @@ CONTEXT = ScriptContext(
     trace_filtered=True,
     trace_calls="%process",
     trace_string_limit=Directive("64"),
+    trace_limit=Directive("1048576"),
+    trace_stops=True,
 )
 
 

@@ -14,7 +14,11 @@ from slurmbridge.trace.events import Remarked, Started, Unreadable
 from slurmbridge.trace.living import Process
 
 RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
-LINES = (RECORDED / "acts-audit.trace").read_bytes().splitlines(keepends=True)
+LINES = [
+    line
+    for name in ("acts-audit", "refused-audit", "refused-full", "tasks-audit")
+    for line in (RECORDED / f"{name}.trace").read_bytes().splitlines(keepends=True)
+]
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 begins = st.sampled_from(Begin)
 
@@ -116,6 +120,7 @@ def test_memory_is_that_of_what_lives() -> None:
         tracemalloc.stop()
         assert (started, follower.counts.living) == (rounds + 1, 1)
         assert follower.counts.most_living == 2
+        assert len(follower._numbers) + len(follower._numbers.unknown) == 1
         assert follower.counts.unreadable == 0
         return size
 

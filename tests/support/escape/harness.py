@@ -42,6 +42,8 @@ class Probe:
     seconds: float = 8
     # It uses up what the others need.
     alone: bool = False
+    # Where refused calls are noted, it ends the whole container: tried in one of its own.
+    ends: bool = False
 
 
 REGISTRY: list[Probe] = []

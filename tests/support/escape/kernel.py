@@ -227,7 +227,7 @@ def terminal(_facts: Facts) -> Finding:
     return opened(found) if found else closed("none")
 
 
-@probe("K13a", "a program can decide on system calls of others")
+@probe("K13a", "a program can decide on system calls of others", ends=True)
 def listener(_facts: Facts) -> Finding:
     """A filter with a listener, which may answer in the kernel's place."""
     libc.prctl(38, 1, 0, 0, 0)
@@ -237,7 +237,7 @@ def listener(_facts: Facts) -> Finding:
     return opened("a listener")
 
 
-add("K13b", "a child can be made that no tracer follows", cloned(_UNTRACED))
+add("K13b", "a child can be made that no tracer follows", cloned(_UNTRACED), ends=True)
 add("K13c", "a child can be made that no tracer follows, by clone3", cloned3(_UNTRACED))
 
 
