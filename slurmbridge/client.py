@@ -248,8 +248,10 @@ class Client:
                 if not response.is_success:
                     response.read()
                     raise _error(_problem(response))
-                for piece in response.iter_raw():
+                for piece in response.iter_bytes():
                     yield text.decompress(piece)
+            if not text.eof:
+                raise BridgeUnreachable(f"{url} has answered with a trace that has no end")
         except (httpx.HTTPError, httpx.InvalidURL, zstandard.ZstdError) as error:
             raise BridgeUnreachable(f"{url} does not answer: {error}") from error
 
