@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from slurmbridge.errors import InvalidProcess
 from slurmbridge.model import ProcessSpec, parse_spec
+from slurmbridge.rules import parse_rules
 
 MINIMAL = {"image": "python", "command": ["true"]}
 
@@ -111,3 +112,22 @@ def test_every_command_that_is_taken_keeps_every_character(command: list[str]) -
     spec = parse_spec({**MINIMAL, "command": command})
     assert list(spec.command) == command
     assert ProcessSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_rules_for_a_trace_that_will_not_be_there_are_refused() -> None:
+    wanted = {"image": "python", "command": ["true"], "trace_rules": {"rules": []}}
+    assert parse_spec(wanted).trace_rules is not None
+    with pytest.raises(InvalidProcess, match="trace is off: there will be none"):
+        parse_spec({**wanted, "trace": "off"})
+
+
+def test_rules_in_a_specification_are_read_as_in_a_file() -> None:
+    rule = {"name": "n", "kind": "network", "then": "fail"}
+    wanted = {"image": "python", "command": ["true"], "trace_rules": {"rules": [rule]}}
+    read = parse_spec(wanted)
+    assert read.trace_rules == parse_rules(
+        '[[rules]]\nname = "n"\nkind = "network"\nthen = "fail"\n'
+    )
+    assert parse_spec(read.model_dump_json()) == read
+    with pytest.raises(InvalidProcess, match="trace_rules.rules.0"):
+        parse_spec({**wanted, "trace_rules": {"rules": [{**rule, "families": ["AF_MOON"]}]}})
