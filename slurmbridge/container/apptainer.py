@@ -57,6 +57,10 @@ class SealedContainer:
     bounds: Bounds
     # The names of all variables that the program gets.
     variables: tuple[str, ...]
+    # How often the program runs in it at the same time.
+    tasks: int = 1
+    # Whether calls that sbseal refuses are made to appear in the trace.
+    refusals_noted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,14 @@ def bounds(spec: ProcessSpec, *, output_bytes: int) -> Bounds:
 def environment(spec: ProcessSpec, image: Image) -> Mapping[str, str]:
     """All variables that the program gets: the image's, then the declared, then the platform's."""
     given = {"PATH": DEFAULT_PATH, "LC_ALL": "C.UTF-8", **image.environment, **spec.environment}
-    return given | {"HOME": HOME}
+    return given | {"HOME": HOME} | _task_variables(spec.resources.tasks_per_node)
+
+
+def _task_variables(tasks: int) -> dict[str, str]:
+    """Those of the first task; sbseal puts each other task's number in the last two."""
+    if tasks == 1:
+        return {}
+    return {"SLURM_NTASKS": str(tasks), "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 
 
 def context_container(
@@ -113,6 +124,8 @@ def context_container(
         working_directory="/code",
         bounds=bounds(spec, output_bytes=output_bytes),
         variables=tuple(sorted(environment(spec, image))),
+        tasks=spec.resources.tasks_per_node,
+        refusals_noted=spec.trace is not TraceLevel.OFF,
     )
     return sealed if spec.trace is TraceLevel.OFF else TracedContainer(sealed, spec.trace)
 
@@ -145,7 +158,7 @@ CLOSED = (
 def seal(container: SealedContainer) -> tuple[str, ...]:
     """The whole argv, one entry for each line of the script.
 
-    Nothing of it is chosen by a submitter but three numbers.
+    Nothing of it is chosen by a submitter but four numbers, and whether refused calls are noted.
     """
     return (
         *CLOSED,
@@ -158,6 +171,8 @@ def seal(container: SealedContainer) -> tuple[str, ...]:
         f"nproc={container.bounds.processes}",
         f"nofile={container.bounds.open_files}",
         f"fsize={container.bounds.file_size_bytes}",
+        f"tasks={container.tasks}",
+        f"refused={'noted' if container.refusals_noted else 'silent'}",
     )
 
 
@@ -180,6 +195,7 @@ _SUSPECT = "io_uring_setup,seccomp,ptrace,unshare,setns,memfd_create,bpf,mount,c
 class Recording:
     """What strace is told: a set of calls, and how many bytes of a string are kept."""
 
+    # With mkdirat: sbseal notes refused calls by it.
     calls: str
     string_limit: int
     # Whether calls outside the set pass at full speed; strace refuses to filter when all are in it.

@@ -32,6 +32,8 @@ def source_sha256(sources: Path = SOURCES) -> str:
     try:
         for name in NAMES:
             whole.update((sources / f"{name}.c").read_bytes())
+        for header in sorted(sources.glob("*.h")):
+            whole.update(header.read_bytes())
     except OSError as error:
         raise HelpersMissing(f"{error.filename}: {error.strerror}") from error
     return whole.hexdigest()

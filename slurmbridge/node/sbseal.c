@@ -1,49 +1,37 @@
 /* sbseal: the first process of every sealed container. docs/sbseal.md gives the reason for each line.
  *
- *   sbseal FOLDER nproc=N nofile=N fsize=BYTES
+ *   sbseal FOLDER nproc=N nofile=N fsize=BYTES tasks=N refused=noted|silent
  *
  * It closes what it was handed, joins an empty session keyring, sets limits, gives up the way to
  * new privileges, loads the system call filter, and runs FOLDER/sbprobe, which writes what it finds
  * to descriptor 3. Only when "go\n" then comes from descriptor 4 does it run the program named in
- * FOLDER/command with the variables of FOLDER/environment, both lists of NUL-ended items. As
- * process 1 it forwards signals, reaps orphans, and ends as the program does: its exit code, or
- * 128 and the signal. Everything that fails before the program's start ends with 78 (EX_CONFIG).
+ * FOLDER/command with the variables of FOLDER/environment, both lists of NUL-ended items; as often
+ * as there are tasks. As process 1 it forwards signals, reaps orphans, answers and notes refused
+ * calls, and ends as the program does: its exit code, or 128 and the signal. Everything that fails
+ * before the program's start ends with 78 (EX_CONFIG).
  */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <linux/sockios.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#if defined(__x86_64__)
-#define NATIVE AUDIT_ARCH_X86_64
-#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define NATIVE AUDIT_ARCH_AARCH64
-#else
-#error "sbseal knows x86-64 and little-endian 64-bit ARM"
-#endif
-
-enum { FACTS = 3, GATE = 4, REFUSED = 78 };
-/* removexattrat, Linux 6.13: what comes after has not been reviewed, and does not exist here. */
-enum { NEWEST_CALL = 466 };
+enum { FACTS = 3, GATE = 4, REFUSED = 78, ENDED = 137, MOST_TASKS = 1024 };
 
 static void fail(const char *format, ...) {
     va_list arguments;
@@ -55,138 +43,7 @@ static void fail(const char *format, ...) {
     _exit(REFUSED);
 }
 
-/* --- the filter --------------------------------------------------------------------------------- */
-
-/* From 424 on, numbers are the same on all architectures; libc's headers may lack the latest names. */
-enum { quotactl_fd = 443, memfd_secret = 447, statmount = 457, listmount = 458,
-       lsm_set_self_attr = 460 };
-
-/* Whoever asks for these goes on without, when it seems that the kernel lacks them. */
-static const unsigned not_there[] = {
-    SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register, memfd_secret,
-    statmount, listmount, lsm_set_self_attr,
-#ifdef __x86_64__
-    SYS_uselib, SYS_ustat, SYS_sysfs,
-#endif
-};
-
-static const unsigned not_permitted[] = {
-    /* namespaces and mounts */
-    SYS_unshare, SYS_setns, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_move_mount,
-    SYS_open_tree, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick, SYS_mount_setattr,
-    SYS_sethostname, SYS_setdomainname,
-    /* other processes */
-    SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_pidfd_getfd, SYS_kcmp,
-    SYS_process_madvise,
-    /* keys, and files by handle, which know no mount namespace */
-    SYS_keyctl, SYS_add_key, SYS_request_key, SYS_open_by_handle_at, SYS_name_to_handle_at,
-    /* wide doors into the kernel */
-    SYS_bpf, SYS_perf_event_open, SYS_userfaultfd, SYS_fanotify_init, SYS_lookup_dcookie,
-    /* the machine */
-    SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_kexec_load, SYS_kexec_file_load,
-    SYS_reboot, SYS_swapon, SYS_swapoff, SYS_acct, SYS_quotactl, quotactl_fd, SYS_settimeofday,
-    SYS_clock_settime, SYS_syslog, SYS_vhangup,
-#ifdef __x86_64__
-    SYS_iopl, SYS_ioperm, SYS_modify_ldt,
-#endif
-};
-
-/* Text put into a terminal's input; and what has the kernel load modules for whoever asks. */
-static const unsigned ioctls[] = {
-    TIOCSTI, 0x541C /* TIOCLINUX, which has no public header */, TIOCSETD, SIOCGIFBR, SIOCSIFBR,
-    SIOCBRADDBR, SIOCBRDELBR, SIOCGIFVLAN, SIOCSIFVLAN,
-};
-
-static struct sock_filter filter[512];
-static unsigned short length;
-
-static void add(unsigned short code, unsigned k, unsigned char yes, unsigned char no) {
-    if (length == sizeof filter / sizeof *filter)
-        fail("the filter is too long");
-    filter[length++] = (struct sock_filter)BPF_JUMP(code, k, yes, no);
-}
-
-static void load(unsigned offset) { add(BPF_LD | BPF_W | BPF_ABS, offset, 0, 0); }
-static void answer(unsigned what) { add(BPF_RET | BPF_K, what, 0, 0); }
-static void refuse(unsigned error) { answer(SECCOMP_RET_ERRNO | error); }
-
-/* The low 32 bits of an argument, which come first, and are all that the kernel takes of those
- * asked for here. */
-static void load_argument(unsigned which) {
-    load(offsetof(struct seccomp_data, args) + 8 * which);
-}
-
-/* Rules are blocks that begin with the call's number loaded, and end with an answer or before the
- * next block; `begin` jumps over a block of `size` instructions when the call is another. */
-static void begin(unsigned call, unsigned char size) {
-    load(offsetof(struct seccomp_data, nr));
-    add(BPF_JMP | BPF_JEQ | BPF_K, call, 0, size);
-}
-
-static void refuse_bits(unsigned call, unsigned argument, unsigned bits) {
-    begin(call, 4);
-    load_argument(argument);
-    add(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1);
-    refuse(EPERM);
-    answer(SECCOMP_RET_ALLOW);
-}
-
-/* Unix, IPv4, IPv6 and route netlink, and of IP only what needs no kernel module to be loaded. */
-static void add_socket(unsigned call) {
-    begin(call, 19);
-    load_argument(0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 16, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_NETLINK, 12, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 2, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET6, 1, 0);
-    refuse(EAFNOSUPPORT);
-    load_argument(1);
-    add(BPF_ALU | BPF_AND | BPF_K, 0xf, 0, 0); /* without SOCK_CLOEXEC and SOCK_NONBLOCK */
-    add(BPF_JMP | BPF_JEQ | BPF_K, SOCK_STREAM, 2, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, SOCK_DGRAM, 1, 0);
-    refuse(EPERM);
-    load_argument(2);
-    add(BPF_JMP | BPF_JEQ | BPF_K, 0, 5, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, 6 /* TCP */, 4, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, 17 /* UDP */, 3, 2);
-    load_argument(2);
-    add(BPF_JMP | BPF_JEQ | BPF_K, 0 /* NETLINK_ROUTE */, 1, 0);
-    refuse(EPROTONOSUPPORT);
-    answer(SECCOMP_RET_ALLOW);
-}
-
-static void refuse_each(const unsigned *calls, size_t count, unsigned error) {
-    for (size_t i = 0; i < count; i++) {
-        add(BPF_JMP | BPF_JEQ | BPF_K, calls[i], 0, 1);
-        refuse(error);
-    }
-}
-
-static void add_ioctl(void) {
-    begin(SYS_ioctl, 2 + 2 * sizeof ioctls / sizeof *ioctls);
-    load_argument(1);
-    refuse_each(ioctls, sizeof ioctls / sizeof *ioctls, EPERM);
-    answer(SECCOMP_RET_ALLOW);
-}
-
-static void build_filter(void) {
-    load(offsetof(struct seccomp_data, arch));
-    add(BPF_JMP | BPF_JEQ | BPF_K, NATIVE, 1, 0);
-    refuse(ENOSYS);
-    load(offsetof(struct seccomp_data, nr));
-    /* x32's numbers, 2^30 and above, are among these. */
-    add(BPF_JMP | BPF_JGT | BPF_K, NEWEST_CALL, 0, 1);
-    refuse(ENOSYS);
-    refuse_each(not_there, sizeof not_there / sizeof *not_there, ENOSYS);
-    refuse_each(not_permitted, sizeof not_permitted / sizeof *not_permitted, EPERM);
-    refuse_bits(SYS_clone, 0, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID |
-                CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_UNTRACED);
-    refuse_bits(SYS_seccomp, 1, SECCOMP_FILTER_FLAG_NEW_LISTENER);
-    add_socket(SYS_socket);
-    add_socket(SYS_socketpair);
-    add_ioctl();
-    answer(SECCOMP_RET_ALLOW);
-}
+#include "filter.h"
 
 /* --- what it is given --------------------------------------------------------------------------- */
 
@@ -225,8 +82,8 @@ static char **read_list(const char *folder, const char *name) {
     return list;
 }
 
-/* NAME=NUMBER, soft and hard. */
-static void set_limit(const char *argument, const char *name, int resource) {
+/* NAME=NUMBER */
+static rlim_t number_of(const char *argument, const char *name) {
     size_t size = strlen(name);
     if (strncmp(argument, name, size) || argument[size] != '=' ||
         !isdigit((unsigned char)argument[size + 1]))
@@ -234,9 +91,118 @@ static void set_limit(const char *argument, const char *name, int resource) {
     char *end;
     errno = 0;
     rlim_t value = strtoull(argument + size + 1, &end, 10);
-    struct rlimit both = {value, value};
-    if (errno || *end || setrlimit(resource, &both))
+    if (errno || *end)
         fail("%s: %s", argument, errno ? strerror(errno) : "not a number");
+    return value;
+}
+
+/* Soft and hard. */
+static void set_limit(const char *argument, const char *name, int resource) {
+    rlim_t value = number_of(argument, name);
+    struct rlimit both = {value, value};
+    if (setrlimit(resource, &both))
+        fail("%s: %s", argument, strerror(errno));
+}
+
+static void set_noted(const char *argument) {
+    noted = !strcmp(argument, "refused=noted");
+    if (!noted && strcmp(argument, "refused=silent"))
+        fail("\"%s\" is not refused=noted or refused=silent", argument);
+}
+
+/* --- calls that are refused --------------------------------------------------------------------- */
+
+#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
+#endif
+
+/* Where the kernel asks; none, and nothing is noted. */
+static int listener = -1;
+/* Whether a program of the submitter's may be running: the probe tries such calls on purpose. */
+static int started;
+
+static void load_filter(void) {
+    build_filter();
+    struct sock_fprog program = {length, filter};
+    unsigned long flags = noted ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
+    /* A signal does not have a call asked twice. Linux 5.19 */
+    unsigned long once = noted ? SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV : 0;
+    long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags | once, &program);
+    if (result < 0 && errno == EINVAL)
+        result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+    if (result < 0)
+        fail("the system call filter%s: %s", noted ? " that notes refused calls (Linux 5.0)" : "",
+             strerror(errno));
+    if (noted)
+        listener = (int)result;
+}
+
+/* Stands in the trace, and does nothing else: there is no such descriptor. No program can make a
+ * call as this process. */
+static void note(const char *format, ...) {
+    char text[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    mkdirat(-1, text, 0);
+}
+
+/* Calls of no other use. A listener needs a filter: libseccomp asks without, to know the kernel. */
+static const char *escape(const struct seccomp_data *call) {
+    if (call->arch != NATIVE)
+        return NULL;
+    if (call->nr == SYS_clone && call->args[0] & CLONE_UNTRACED)
+        return "clone with CLONE_UNTRACED";
+    return call->nr == SYS_seccomp && call->args[2] ? "seccomp with a listener" : NULL;
+}
+
+static void note_refusal(unsigned pid, const struct seccomp_data *call, unsigned error) {
+    const unsigned long long *all = (const unsigned long long *)call->args;
+    note("sbseal refused pid=%u call=%u arguments=0x%llx,0x%llx,0x%llx,0x%llx,0x%llx,0x%llx "
+         "errno=%u arch=%08x", pid, (unsigned)call->nr, all[0], all[1], all[2], all[3], all[4],
+         all[5], error, call->arch);
+    if (escape(call)) {
+        kill((pid_t)pid, SIGKILL); /* with the listener gone, it would go on until all are killed */
+        fprintf(stderr, "sbseal: ended: the program tried to escape its tracer (%s)\n",
+                escape(call));
+        _exit(ENDED);
+    }
+}
+
+/* The call is never made, whatever becomes of who asked. */
+static void answer_call(void) {
+    struct seccomp_notif asked = {0};
+    if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &asked)) {
+        if (errno != ENOENT && errno != EINTR) /* it has ended, or was interrupted */
+            fail("a refused call cannot be received: %s", strerror(errno));
+        return;
+    }
+    unsigned error = verdict(&asked.data) & SECCOMP_RET_DATA;
+    if (started)
+        note_refusal(asked.pid, &asked.data, error);
+    struct seccomp_notif_resp given = {.id = asked.id, .error = -(int)error};
+    ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &given);
+}
+
+/* The next signal; meanwhile, refused calls are answered. */
+static int next_signal(int signals) {
+    for (;;) {
+        struct pollfd both[] = {{signals, POLLIN, 0}, {listener, POLLIN, 0}};
+        struct signalfd_siginfo signal;
+        poll(both, 2, -1);
+        if (both[1].revents)
+            answer_call();
+        if (both[0].revents && read(signals, &signal, sizeof signal) == sizeof signal)
+            return (int)signal.ssi_signo;
+    }
+}
+
+static int open_signals(const sigset_t *which) {
+    int signals = signalfd(-1, which, SFD_CLOEXEC);
+    if (signals < 0)
+        fail("signalfd: %s", strerror(errno));
+    return signals;
 }
 
 /* --- the seal ----------------------------------------------------------------------------------- */
@@ -283,10 +249,7 @@ static void seal(char **limits) {
         fail("PR_SET_PDEATHSIG: %s", strerror(errno));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         fail("no_new_privs: %s", strerror(errno));
-    build_filter();
-    struct sock_fprog program = {length, filter};
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program))
-        fail("the system call filter: %s", strerror(errno));
+    load_filter();
 }
 
 static int status_code(int status) {
@@ -307,9 +270,16 @@ static void probe(const char *folder, char **environment) {
         execve(path, (char *[]){"sbprobe", "inside", NULL}, environment);
         fail("%s: %s", path, strerror(errno));
     }
-    int status;
-    if (waitpid(child, &status, 0) != child)
+    sigset_t ends;
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGCHLD);
+    int status, signals = open_signals(&ends);
+    pid_t ended;
+    while (!(ended = waitpid(child, &status, WNOHANG)))
+        next_signal(signals);
+    if (ended != child)
         fail("waitpid: %s", strerror(errno));
+    close(signals);
     if (status_code(status) == REFUSED)
         _exit(REFUSED); /* the child has said why */
     if (status_code(status))
@@ -324,6 +294,18 @@ static void await_go(void) {
 
 /* --- the program -------------------------------------------------------------------------------- */
 
+/* Which task it is stands in its variables, where there are several. */
+static void number_variables(char **environment, unsigned task) {
+    static const char *const names[] = {"SLURM_PROCID=", "SLURM_LOCALID="};
+    static char values[2][32];
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(values[i], sizeof *values, "%s%u", names[i], task);
+        for (char **item = environment; *item; item++)
+            if (!strncmp(*item, names[i], strlen(names[i])))
+                *item = values[i];
+    }
+}
+
 static void start(char **command, char **environment) {
     close_from(FACTS);
     setpgid(0, 0);
@@ -337,23 +319,68 @@ static void start(char **command, char **environment) {
     _exit(error == ENOENT || error == ENOTDIR ? 127 : 126);
 }
 
-static int follow(pid_t program, const sigset_t *held) {
-    for (;;) {
-        int number = sigwaitinfo(held, NULL);
-        if (number > 0 && number != SIGCHLD)
-            kill(-program, number); /* its process group: a shell and what it runs */
+/* None runs before all are there: so each can be told from what another one starts. */
+static void start_all(pid_t *tasks, unsigned count, char **command, char **environment) {
+    int ready[2], gate[2];
+    char word[MOST_TASKS] = {0};
+    if (pipe2(ready, O_CLOEXEC) || pipe2(gate, O_CLOEXEC))
+        fail("pipe: %s", strerror(errno));
+    for (unsigned i = 0; i < count; i++) {
+        tasks[i] = fork();
+        if (tasks[i] < 0)
+            fail("fork: %s", strerror(errno));
+        if (tasks[i] == 0) {
+            close(gate[1]);
+            if (noted)
+                note("sbseal task=%u pid=%d", i, getpid());
+            if (count > 1)
+                number_variables(environment, i);
+            if (write(ready[1], word, 1) != 1 || read(gate[0], word, 1) != 1)
+                _exit(REFUSED);
+            start(command, environment);
+        }
+        setpgid(tasks[i], tasks[i]); /* as it does itself: whichever comes first */
+    }
+    close(ready[1]);
+    for (unsigned i = 0; i < count; i++)
+        if (read(ready[0], word, 1) != 1)
+            fail("a task has ended before it began");
+    started = 1;
+    if (write(gate[1], word, count) != (ssize_t)count)
+        fail("the program cannot be let go: %s", strerror(errno));
+    for (size_t i = 0; i < 2; i++)
+        close(gate[i]);
+    close(ready[0]);
+}
+
+/* Until all tasks have ended well, or one has not. */
+static int follow(pid_t *tasks, unsigned count, const sigset_t *held) {
+    int signals = open_signals(held);
+    for (unsigned left = count;;) {
+        int number = next_signal(signals);
+        for (unsigned i = 0; i < count; i++)
+            if (number != SIGCHLD && tasks[i])
+                kill(-tasks[i], number); /* its process group: a shell and what it runs */
         int status;
         pid_t ended;
         while ((ended = waitpid(-1, &status, WNOHANG)) > 0)
-            if (ended == program)
-                return status_code(status);
+            for (unsigned i = 0; i < count; i++)
+                if (tasks[i] == ended) {
+                    tasks[i] = 0; /* the number may be given again */
+                    if (status_code(status) || !--left)
+                        return status_code(status);
+                }
     }
 }
 
 int main(int count, char **arguments) {
-    if (count != 5)
-        fail("usage: sbseal FOLDER nproc=N nofile=N fsize=BYTES");
+    if (count != 7)
+        fail("usage: sbseal FOLDER nproc=N nofile=N fsize=BYTES tasks=N refused=noted|silent");
     const char *folder = arguments[1];
+    rlim_t task_count = number_of(arguments[5], "tasks");
+    if (task_count < 1 || task_count > MOST_TASKS)
+        fail("%s: not between 1 and %d", arguments[5], MOST_TASKS);
+    set_noted(arguments[6]);
     char **command = read_list(folder, "command");
     char **environment = read_list(folder, "environment");
     if (!command[0] || !*command[0])
@@ -369,12 +396,9 @@ int main(int count, char **arguments) {
     await_go();
     set_dumpable(0);
 
-    pid_t program = fork();
-    if (program < 0)
-        fail("fork: %s", strerror(errno));
-    if (program == 0)
-        start(command, environment);
-    setpgid(program, program); /* as it does itself: whichever comes first */
-    close_from(FACTS);
-    return follow(program, &held);
+    static pid_t tasks[MOST_TASKS];
+    start_all(tasks, (unsigned)task_count, command, environment);
+    close(FACTS);
+    close(GATE);
+    return follow(tasks, (unsigned)task_count, &held);
 }

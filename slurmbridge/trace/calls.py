@@ -16,7 +16,9 @@ from slurmbridge.trace.events import (
     Linked,
     Made,
     Opened,
+    Refused,
     Renamed,
+    Signalled,
     SignalSent,
     Transferred,
     Unusual,
@@ -25,6 +27,7 @@ from slurmbridge.trace.lines import (
     AT,
     NOWHERE,
     PATH,
+    SIGNAL,
     STRING,
     TAIL,
     error_of,
@@ -38,6 +41,7 @@ from slurmbridge.trace.living import Folder, Process, Thread
 
 # Arguments of calls that are told as they stand.
 ARGUMENTS_KEPT = 256
+_REFUSED_KEPT = 200
 # Of how many files the bytes are counted, before they are told.
 _MOST_PATHS = 128
 
@@ -311,6 +315,17 @@ def send_signal(call: Call) -> tuple[Happening, ...] | None:
     return (SignalSent(call.line, call.time, key, name, target, signal.decode(), error_of(result)),)
 
 
+def signalled(line: int, time: int, text: bytes, process: Process) -> tuple[Happening, ...] | None:
+    """A signal that arrived; that a child has ended is told by the child's own end."""
+    signal = SIGNAL(text)
+    if signal is None:
+        return None
+    if not process.inside or signal[2] in {None, b"SIGCHLD"}:
+        return ()
+    sender = int(signal[3]) if signal[3] else None
+    return (Signalled(line, time, process.key, signal[2].decode(), sender),)
+
+
 def end_of(text: bytes) -> tuple[bytes, bytes] | None:
     """The arguments and the result of any call; text in the arguments cannot be told from it."""
     found = _END(text, max(text.rfind(b") "), 0))
@@ -318,6 +333,13 @@ def end_of(text: bytes) -> tuple[bytes, bytes] | None:
         # The result is a descriptor, and its path holds what looks like an end.
         found = re.search(rb"\) += ([^\"]+)$", text)
     return None if found is None else (text[: found.start()], found[1])
+
+
+def refused(call: Call, arguments: bytes, result: bytes) -> tuple[Happening, ...]:
+    """A call without an event of its own, that was refused."""
+    key, name = call.thread.process.key, call.name.decode()
+    kept = arguments[:_REFUSED_KEPT]
+    return (Refused(call.line, call.time, key, name, kept, error_of(result)),)
 
 
 def unusual(call: Call) -> tuple[Happening, ...] | None:

@@ -5,11 +5,9 @@ The state is that of the processes and threads that live at the same time; nothi
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from enum import Enum, unique
 
 from slurmbridge.trace.births import FORKS, Births, birth
-from slurmbridge.trace.calls import Call, executed, transferred
+from slurmbridge.trace.calls import Call, executed, refused, signalled, transferred
 from slurmbridge.trace.calls import end_of as end_of_call
 from slurmbridge.trace.events import (
     UNKNOWN,
@@ -17,9 +15,7 @@ from slurmbridge.trace.events import (
     Happening,
     Key,
     Missed,
-    Refused,
     Remarked,
-    Signalled,
     Started,
     ThreadStarted,
     Unreadable,
@@ -29,13 +25,30 @@ from slurmbridge.trace.lines import (
     MARKER,
     REFUSALS,
     REMARK,
-    SIGNAL,
     UNFINISHED,
     error_of,
     without_unfinished,
 )
-from slurmbridge.trace.living import Folder, Pending, Process, Thread
-from slurmbridge.trace.readers import EXECS, INSIDE, NAMESPACES, OUTSIDE, READERS
+from slurmbridge.trace.living import (
+    Begin,
+    Birth,
+    Counts,
+    Folder,
+    Pending,
+    Process,
+    Thread,
+)
+from slurmbridge.trace.readers import (
+    EXECS,
+    INSIDE,
+    NAMESPACES,
+    OUTSIDE,
+    READERS,
+    SEALING,
+    Notes,
+)
+
+__all__ = ["Begin", "Counts", "Follower"]
 
 SEAL = b"/.sb/sbseal"
 # A longer line is passed over. The longest that strace prints are arguments of programs.
@@ -46,36 +59,17 @@ _BATCH = 1024
 _MOST_WAITING = 512
 
 
-@unique
-class Begin(Enum):
-    """With which process the program begins."""
-
-    # The second child of the first process that executes sbseal.
-    SEALED = "sealed"
-    # The first process of the trace: what strace itself was told to run.
-    FIRST = "first"
-
-
-@dataclass(slots=True)
-class Counts:
-    """What became of the lines."""
-
-    lines: int = 0
-    # Of the launcher and the helpers.
-    cut: int = 0
-    unreadable: int = 0
-    remarks: int = 0
-    # Processes and threads that live; how many lived at most.
-    living: int = 0
-    most_living: int = 0
-
-
 class Follower:
     """Reads one trace, once."""
 
-    def __init__(self, begin: Begin = Begin.SEALED) -> None:
+    def __init__(self, begin: Begin = Begin.SEALED, *, noted: bool = True) -> None:
+        """Without `noted`, sbseal's notes tell nothing: strace has recorded the calls."""
         self.counts = Counts()
+        # The first task.
         self.program: Key | None = None
+        self._tasks: dict[int, Key] = {}
+        self._notes = Notes(told=noted)
+        self._numbers = self._notes.numbers
         self._begin = begin
         self._seal: Process | None = None
         self._threads: dict[bytes, Thread] = {}
@@ -84,6 +78,11 @@ class Follower:
         self._born = 0
         # Of a line that was read of late.
         self._time = 0
+
+    @property
+    def tasks(self) -> tuple[Key, ...]:
+        """The processes that the program began with, in the order of their numbers."""
+        return tuple(self._tasks[number] for number in sorted(self._tasks))
 
     def events(self, chunks: Iterable[bytes]) -> Iterator[Happening]:
         """What the program did, from the bytes of a trace in pieces of any size."""
@@ -154,7 +153,7 @@ class Follower:
     def _quiet(self, line: bytes, thread: Thread) -> tuple[()] | None:
         if b" = " not in line and not line.endswith(UNFINISHED):
             return None
-        if thread.calls is OUTSIDE:
+        if thread.calls is not INSIDE:
             self.counts.cut += 1
         elif line.endswith(REFUSALS):
             return None
@@ -167,7 +166,7 @@ class Follower:
         """A call that is neither a start nor a program, of the program's own; else None."""
         _, seconds, micros, resumed, name, opening, _ = head.groups()
         reader = READERS.get(name)
-        if reader is None or thread.calls is OUTSIDE:
+        if reader is None or thread.calls is not INSIDE:
             return None
         text, pending = line[head.end() :], thread.pending
         if resumed is None:
@@ -231,8 +230,12 @@ class Follower:
                 told.append(
                     Started(number, time, process.key, parent.key if parent else None, certain)
                 )
-        calls = INSIDE if process.inside else OUTSIDE
-        self._threads[pid] = Thread(process, folder, calls)
+        calls = INSIDE if process.inside else SEALING if process.awaited else OUTSIDE
+        thread = self._threads[pid] = Thread(process, folder, calls, birth=found)
+        if found is not None and found.given is not None:
+            self._numbers.learn_birth(found, thread)
+        if process.inside:
+            self._numbers.begin(thread)
         self.counts.living = len(self._threads)
         self.counts.most_living = max(self.counts.most_living, self.counts.living)
         return told
@@ -277,7 +280,7 @@ class Follower:
         self, number: int, time: int, text: bytes, thread: Thread, pid: bytes
     ) -> Iterable[Happening] | None:
         if text.startswith(b"---"):
-            return self._signal(number, time, text, thread.process)
+            return signalled(number, time, text, thread.process)
         end = MARKER(text)
         if end is None:
             return None
@@ -288,18 +291,6 @@ class Follower:
         exit_code = None if code is None else int(code)
         return self._end(number, time, pid, exit_code, killed.decode() if killed else None)
 
-    @staticmethod
-    def _signal(
-        number: int, time: int, text: bytes, process: Process
-    ) -> Iterable[Happening] | None:
-        signal = SIGNAL(text)
-        if signal is None:
-            return None
-        if not process.inside or signal[2] in {None, b"SIGCHLD"}:
-            return ()
-        sender = int(signal[3]) if signal[3] else None
-        return (Signalled(number, time, process.key, signal[2].decode(), sender),)
-
     def _unanswered(self, number: int, time: int, thread: Thread) -> list[Happening]:
         """The call of a thread that did not live to see its end."""
         pending, thread.pending = thread.pending, None
@@ -307,7 +298,7 @@ class Follower:
             return []
         if pending.birth is not None:
             self._births.abandoned(pending.birth)
-        elif thread.process.inside:
+        elif thread.process.inside or thread.process.seals:
             result = b") = 0" if pending.won else b") = ?"
             call = Call(number, time, thread, pending.name, pending.text + result)
             return [*(self._whole(call) or ())]
@@ -320,7 +311,10 @@ class Follower:
         thread = self._threads.pop(executing, None)
         if thread is None:
             return
-        self._threads[pid] = thread
+        first, self._threads[pid] = self._threads.get(pid), thread
+        self._numbers.forget(thread)
+        if first is not None and first.number is not None:
+            self._numbers.learn(thread, first.number)
         if thread.pending is not None and thread.pending.name in EXECS:
             thread.pending.won = True
 
@@ -328,6 +322,7 @@ class Follower:
         self, number: int, time: int, pid: bytes, code: int | None, signal: str | None
     ) -> list[Happening]:
         thread = self._threads.pop(pid)
+        self._numbers.forget(thread)
         process = thread.process
         told = self._unanswered(number, time, thread)
         self.counts.living = len(self._threads)
@@ -344,7 +339,7 @@ class Follower:
         pending = thread.pending
         if resumed:
             if call.name not in thread.calls:
-                return self._passed_over(call)
+                return self._passed_over(call, thread.asked)
             if pending is None or pending.name != call.name:
                 return None
             call = call._replace(text=pending.text + call.text)
@@ -354,7 +349,7 @@ class Follower:
             return ()
         thread.pending = None
         if call.name not in thread.calls:
-            return self._passed_over(call)
+            return self._passed_over(call, b"")
         if resumed and pending is not None:
             return self._resumed(call, pending)
         return self._whole(call)
@@ -368,8 +363,7 @@ class Follower:
 
     def _resumed(self, call: Call, pending: Pending) -> Iterable[Happening] | None:
         if pending.birth is not None:
-            self._births.returned(pending.birth, call.text, call.line)
-            return self._release()
+            return self._forked(call, pending.birth)
         if not pending.won:
             return self._whole(call)
         found = end_of_call(call.text)
@@ -378,25 +372,15 @@ class Follower:
             return [*told, Missed(call.line, call.time, call.thread.process.key)]
         return told
 
-    def _passed_over(self, call: Call) -> Iterable[Happening] | None:
-        text = call.text
+    def _passed_over(self, call: Call, asked: bytes) -> Iterable[Happening] | None:
+        """With `asked`, what was noted of it: its own first line is not kept."""
+        text, call.thread.asked = call.text, b""
         if not (b" = " in text or text.endswith(UNFINISHED)):
             return None
         if not call.thread.process.inside or not text.endswith(REFUSALS):
             return ()
         found = end_of_call(text)
-        if found is None:
-            return None
-        return (
-            Refused(
-                call.line,
-                call.time,
-                call.thread.process.key,
-                call.name.decode(),
-                found[0][:_TEXT_KEPT],
-                error_of(found[1]),
-            ),
-        )
+        return None if found is None else refused(call, asked or found[0], found[1])
 
     def _whole(self, call: Call) -> Iterable[Happening] | None:
         """A call with its arguments and its result."""
@@ -404,27 +388,37 @@ class Follower:
             return self._executed(call)
         if call.name in FORKS:
             return self._forked(call)
+        process = call.thread.process
         if call.name in NAMESPACES:
-            call.thread.process.parts = True
-            if not call.thread.process.inside:
+            process.parts = True
+            if not process.inside:
                 return ()
-        return READERS[call.name](call)
+        return READERS[call.name](call) if process.inside else self._note(call)
 
-    def _forked(self, call: Call) -> Iterable[Happening] | None:
-        found = end_of_call(call.text)
-        if found is None:
-            return None
-        error = error_of(found[1])
-        if error == "":
+    def _note(self, call: Call) -> Iterable[Happening] | None:
+        """What sbseal itself says. The program can make no call as a process that may say it."""
+        process = call.thread.process
+        if process.awaited:
+            return self._notes.task(call)
+        told = self._notes.refused(call, self.program)
+        self.counts.cut -= len(told or ())
+        return told
+
+    def _forked(self, call: Call, begun: Birth | None = None) -> Iterable[Happening] | None:
+        if begun is None:
+            if end_of_call(call.text) is None:
+                return None
             begun = birth(call.name, call.text, call.thread, call.line)
             self._births.add(begun)
-            self._births.returned(begun, call.text, call.line)
-            return self._release()
-        if not call.thread.process.inside or error == UNKNOWN:
-            return ()
-        kept = found[0][:_TEXT_KEPT]
-        key = call.thread.process.key
-        return (Refused(call.line, call.time, key, call.name.decode(), kept, error),)
+        self._births.returned(begun, call.text, call.line)
+        if begun.child is not None:
+            self._numbers.learn_birth(begun, self._threads.get(b"%d" % begun.child))
+        told = self._release()
+        if begun.given is None and call.thread.process.inside:
+            found = end_of_call(call.text)
+            if found is not None and error_of(found[1]) not in {"", UNKNOWN}:
+                told += refused(call, *found)
+        return told
 
     def _release(self) -> list[Happening]:
         """Read the lines of those whose parent is known by now."""
@@ -451,6 +445,7 @@ class Follower:
         if self._begin is Begin.SEALED and self._seal is None and event.path == SEAL:
             self._seal = process
             process.seals = True
+            call.thread.calls = SEALING
         return ()
 
     def _enter(self, call: Call, process: Process, event: Happening) -> list[Happening]:
@@ -460,7 +455,10 @@ class Follower:
         for thread in self._threads.values():
             if thread.process is process:
                 thread.calls = INSIDE
-        if self.program is None:
+                self._numbers.begin(thread)
+        number = len(self._tasks) if process.task is None else process.task
+        self._tasks[number] = process.key
+        if self.program is None or number == 0:
             self.program = process.key
         return [Started(call.line, call.time, process.key, None, True), event]
 

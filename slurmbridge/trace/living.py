@@ -2,10 +2,35 @@
 
 from collections.abc import Container
 from dataclasses import dataclass, field
+from enum import Enum, unique
 from typing import NamedTuple
 
 from slurmbridge.trace.events import Key
 from slurmbridge.trace.lines import NOWHERE
+
+
+@unique
+class Begin(Enum):
+    """With which process the program begins."""
+
+    # The children, but the first, of the first process that executes sbseal.
+    SEALED = "sealed"
+    # The first process of the trace: what strace itself was told to run.
+    FIRST = "first"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the lines."""
+
+    lines: int = 0
+    # Of the launcher and the helpers.
+    cut: int = 0
+    unreadable: int = 0
+    remarks: int = 0
+    # Processes and threads that live; how many lived at most.
+    living: int = 0
+    most_living: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -23,11 +48,13 @@ class Process:
     parent: "Process | None"
     # Whether it belongs to the program; if not, its lines are cut away.
     inside: bool
-    # It has executed sbseal: its second child becomes the program.
+    # It has executed sbseal: its children but the first become the program.
     seals: bool = False
     children: int = 0
-    # It is that child: with the first program that it executes, it is inside.
+    # It is such a child: with the first program that it executes, it is inside.
     awaited: bool = False
+    # Which task it then is, if that was told.
+    task: int | None = None
     # Whether its numbers are strace's own, and not those of a namespace; None while unknown.
     counts_as_strace: bool | None = None
     # It has asked for another namespace for its children.
@@ -79,6 +106,8 @@ class Pending:
     # A thread other than the first has executed a program: strace 7.2 may print an error then.
     won: bool = False
     birth: Birth | None = None
+    # sbseal has noted it as well.
+    noted: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -90,3 +119,51 @@ class Thread:
     # The calls of it that are read; all others are passed over.
     calls: Container[bytes]
     pending: Pending | None = None
+    # The call that has started it; its number as the container counts, where that is certain.
+    birth: Birth | None = None
+    number: int | None = None
+    # Arguments that sbseal noted of its call.
+    asked: bytes = b""
+
+
+class Numbers:
+    """The program's threads that live, by the container's numbers, where these are certain."""
+
+    def __init__(self) -> None:
+        self._threads: dict[int, Thread] = {}
+        # The others.
+        self.unknown: dict[Thread, None] = {}
+
+    def __getitem__(self, number: int) -> Thread | None:
+        return self._threads.get(number)
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def begin(self, thread: Thread) -> None:
+        """The thread is the program's, and has no number yet."""
+        if thread.number is None:
+            self.unknown[thread] = None
+
+    def learn(self, thread: Thread, number: int) -> None:
+        """What the thread is called inside."""
+        if thread.number is not None or thread in self.unknown:
+            self.forget(thread)
+        thread.number = number
+        self._threads[number] = thread
+
+    def forget(self, thread: Thread) -> None:
+        """The thread has ended."""
+        number = thread.number
+        if number is None:
+            self.unknown.pop(thread, None)
+        elif self._threads.get(number) is thread:
+            del self._threads[number]
+        thread.number = None
+
+    def learn_birth(self, birth: Birth, thread: Thread | None) -> None:
+        """By the number that a call of the program gave, if `thread` is its child and no other."""
+        if thread is not None and thread.birth is birth and birth.given is not None:
+            thread.birth = None
+            if birth.sole and birth.kind.parent.inside:
+                self.learn(thread, birth.given)

@@ -16,7 +16,8 @@ from slurmbridge.trace.lines import STRING, error_of, plain
 
 _RESULT = re.compile(rb"\) += ([^\"]+)$").search
 _SOCKET = re.compile(
-    rb"([^,\"\x7f-\xff]+), ([^,\"\x7f-\xff]+), ([^,\"\x7f-\xff]+?)(?:, \[.*\])?\) += (.+)$"
+    rb"([^,\"\x7f-\xff]+), ([^,\"\x7f-\xff]+), ([^,\"\x7f-\xff]+?)"
+    rb"(?:, (?:\[.*\]|0x[0-9a-f]+|NULL))?\) += (.+)$"
 ).match
 # Whole strings and whole paths are passed over, so that sent text is never taken for an address.
 _ADDRESSES = re.compile(
@@ -80,6 +81,46 @@ def make_socket(call: Call) -> tuple[Happening, ...] | None:
     family, kind, protocol = (word.decode() for word in found.groups()[:3])
     key: Key = call.thread.process.key
     return (SocketMade(call.line, call.time, key, family, kind, protocol, error_of(found[4])),)
+
+
+_FAMILIES = (
+    "UNSPEC", "UNIX", "INET", "AX25", "IPX", "APPLETALK", "NETROM", "BRIDGE", "ATMPVC", "X25",
+    "INET6", "ROSE", "DECnet", "NETBEUI", "SECURITY", "KEY", "NETLINK", "PACKET", "ASH", "ECONET",
+    "ATMSVC", "RDS", "SNA", "IRDA", "PPPOX", "WANPIPE", "LLC", "IB", "MPLS", "CAN", "TIPC",
+    "BLUETOOTH", "IUCV", "RXRPC", "ISDN", "PHONET", "IEEE802154", "CAIF", "ALG", "NFC", "VSOCK",
+    "KCM", "QIPCRTR", "SMC", "XDP", "MCTP",
+)  # fmt: skip
+_TYPES = {1: "STREAM", 2: "DGRAM", 3: "RAW", 4: "RDM", 5: "SEQPACKET", 6: "DCCP", 10: "PACKET"}
+_TYPE_FLAGS = {0o2000000: "SOCK_CLOEXEC", 0o4000: "SOCK_NONBLOCK"}
+_INET_PROTOCOLS = {
+    0: "IP", 1: "ICMP", 2: "IGMP", 6: "TCP", 17: "UDP", 33: "DCCP", 41: "IPV6", 47: "GRE",
+    58: "ICMPV6", 132: "SCTP", 136: "UDPLITE", 143: "ETHERNET", 255: "RAW", 256: "SMC",
+    262: "MPTCP",
+}  # fmt: skip
+_NETLINK_PROTOCOLS = {
+    0: "ROUTE", 2: "USERSOCK", 3: "FIREWALL", 4: "SOCK_DIAG", 5: "NFLOG", 6: "XFRM", 7: "SELINUX",
+    8: "ISCSI", 9: "AUDIT", 10: "FIB_LOOKUP", 11: "CONNECTOR", 12: "NETFILTER", 13: "IP6_FW",
+    14: "DNRTMSG", 15: "KOBJECT_UEVENT", 16: "GENERIC", 18: "SCSITRANSPORT", 19: "ECRYPTFS",
+    20: "RDMA", 21: "CRYPTO", 22: "SMC",
+}  # fmt: skip
+_PROTOCOLS = {
+    "AF_INET": ("IPPROTO_", _INET_PROTOCOLS),
+    "AF_INET6": ("IPPROTO_", _INET_PROTOCOLS),
+    "AF_NETLINK": ("NETLINK_", _NETLINK_PROTOCOLS),
+}
+
+
+def socket_words(family: int, kind: int, protocol: int) -> tuple[str, str, str]:
+    """The arguments of a socket as strace prints them, as far as their names are known here."""
+    name = f"AF_{_FAMILIES[family]}" if family < len(_FAMILIES) else f"{family:#x} /* AF_??? */"
+    rest = kind & ~0xF & ~sum(_TYPE_FLAGS)
+    low = _TYPES.get(kind & 0xF)
+    words = [f"SOCK_{low}" if low else f"{kind & 0xF:#x} /* SOCK_??? */"]
+    words += [word for bit, word in _TYPE_FLAGS.items() if kind & bit]
+    words += [f"{rest:#x}"] if rest else []
+    prefix, known = _PROTOCOLS.get(name, ("", {}))
+    last = f"{prefix}{known[protocol]}" if protocol in known else str(protocol)
+    return name, "|".join(words), last
 
 
 def listen(call: Call) -> tuple[Happening, ...] | None:

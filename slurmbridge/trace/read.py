@@ -53,7 +53,9 @@ class Read:
 
 def read(reading: Reading) -> Read:
     """Read all streams and judge them. Whatever stands in them, there is a report."""
-    streams = tuple(read_stream(stream, reading.limits) for stream in reading.streams)
+    streams = tuple(
+        read_stream(stream, reading.level, reading.limits) for stream in reading.streams
+    )
     return finish(reading, streams)
 
 
@@ -68,10 +70,11 @@ def finish(reading: Reading, streams: tuple[StreamReport, ...]) -> Read:
     return Read(report.json_text().encode(), page(report).encode(), summary(report))
 
 
-def read_stream(stream: StreamFile, limits: Limits) -> StreamReport:
+def read_stream(stream: StreamFile, level: TraceLevel, limits: Limits) -> StreamReport:
     """The report of one stream; what is missing or broken of it is among its doubts."""
     doubts = [Doubt.CUT] if stream.cut else []
-    follower, folding = Follower(), Folding(limits)
+    # At `full`, strace shows refused calls itself.
+    follower, folding = Follower(noted=level is not TraceLevel.FULL), Folding(limits)
     try:
         with stream.path.open("rb") as file:
             text = Decompressed(file)

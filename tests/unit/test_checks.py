@@ -79,6 +79,37 @@ def test_an_image_without_the_signature_that_is_required_is_refused() -> None:
         check(spec(), rules, images={"python": image}, capability=CAPABILITY)
 
 
+LEVELS = ["off", "audit", "full"]
+
+
+@pytest.mark.parametrize("least", LEVELS)
+@pytest.mark.parametrize("asked", LEVELS)
+def test_a_process_may_ask_for_more_than_the_site_requires_and_never_for_less(
+    least: str, asked: str
+) -> None:
+    rules = replace(RULES, trace_minimum=TraceLevel(least))
+    if LEVELS.index(asked) >= LEVELS.index(least):
+        check(spec(trace=asked), rules, images={"python": IMAGE}, capability=None)
+        return
+    with pytest.raises(InvalidProcess, match=f"trace: is {asked}; this site requires {least}"):
+        check(spec(trace=asked), rules, images={"python": IMAGE}, capability=None)
+
+
+def test_a_trace_may_be_as_long_as_the_site_takes_and_no_longer() -> None:
+    rules = replace(RULES, trace_mib=10)
+    check(spec(limits={"trace_mib": 10}), rules, images={"python": IMAGE}, capability=None)
+    with pytest.raises(InvalidProcess, match=r"limits\.trace_mib: 11 is above the limit"):
+        check(spec(limits={"trace_mib": 11}), rules, images={"python": IMAGE}, capability=None)
+
+
+def test_tasks_and_their_cpus_must_fit_on_a_node() -> None:
+    fits = spec(resources={"tasks_per_node": 2, "cpus_per_task": 2})
+    check(fits, RULES, images={"python": IMAGE}, capability=CAPABILITY)
+    large = spec(resources={"tasks_per_node": 3, "cpus_per_task": 2})
+    with pytest.raises(InvalidProcess, match=r"tasks_per_node: 3 times 2 cpus is more than a node"):
+        check(large, RULES, images={"python": IMAGE}, capability=CAPABILITY)
+
+
 def test_a_refused_process_is_not_recorded(bridge: Bridge) -> None:
     with pytest.raises(InvalidProcess):
         bridge.submit(**{**MINIMAL, "image": "julia"})

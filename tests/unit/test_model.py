@@ -122,12 +122,12 @@ def test_rules_for_a_trace_that_will_not_be_there_are_refused() -> None:
 
 
 def test_rules_in_a_specification_are_read_as_in_a_file() -> None:
-    rule = {"name": "n", "kind": "network", "then": "fail"}
+    rule = {"name": "n", "kind": "network", "then": "fail", "uses": ["connect"]}
     wanted = {"image": "python", "command": ["true"], "trace_rules": {"rules": [rule]}}
     read = parse_spec(wanted)
     assert read.trace_rules == parse_rules(
-        '[[rules]]\nname = "n"\nkind = "network"\nthen = "fail"\n'
+        '[[rules]]\nname = "n"\nkind = "network"\nthen = "fail"\nuses = ["connect"]\n'
     )
     assert parse_spec(read.model_dump_json()) == read
-    with pytest.raises(InvalidProcess, match="trace_rules.rules.0"):
+    with pytest.raises(InvalidProcess, match=r"trace_rules\.rules\.0"):
         parse_spec({**wanted, "trace_rules": {"rules": [{**rule, "families": ["AF_MOON"]}]}})

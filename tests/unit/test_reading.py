@@ -42,7 +42,7 @@ def reading(*streams: StreamFile) -> Reading:
 
 
 def test_a_whole_trace_has_no_doubt_of_its_own(kept: Path) -> None:
-    report = read_stream(stream(kept), USUAL)
+    report = read_stream(stream(kept), TraceLevel.AUDIT, USUAL)
     assert report.name == "node1"
     assert report.processes.total > 1
     assert not {Doubt.BROKEN, Doubt.CUT} & set(report.doubts)
@@ -51,35 +51,35 @@ def test_a_whole_trace_has_no_doubt_of_its_own(kept: Path) -> None:
 @pytest.mark.parametrize("bytes_kept", [0, 1, 10, len(PACKED) // 2, len(PACKED) - 1])
 def test_a_trace_that_ends_early_is_broken(kept: Path, bytes_kept: int) -> None:
     kept.write_bytes(PACKED[:bytes_kept])
-    assert Doubt.BROKEN in read_stream(stream(kept), USUAL).doubts
+    assert Doubt.BROKEN in read_stream(stream(kept), TraceLevel.AUDIT, USUAL).doubts
 
 
 @pytest.mark.parametrize("more", [b"x", PACKED, b"\0" * 200_000])
 def test_a_trace_with_something_behind_it_is_broken(kept: Path, more: bytes) -> None:
     kept.write_bytes(PACKED + more)
-    assert Doubt.BROKEN in read_stream(stream(kept), USUAL).doubts
+    assert Doubt.BROKEN in read_stream(stream(kept), TraceLevel.AUDIT, USUAL).doubts
 
 
 def test_a_trace_that_was_changed_is_broken(kept: Path) -> None:
     changed = bytearray(PACKED)
     changed[len(changed) // 2] ^= 255
     kept.write_bytes(changed)
-    assert Doubt.BROKEN in read_stream(stream(kept), USUAL).doubts
+    assert Doubt.BROKEN in read_stream(stream(kept), TraceLevel.AUDIT, USUAL).doubts
 
 
 def test_a_frame_that_asks_for_too_much_memory_is_broken(kept: Path) -> None:
     far = zstandard.ZstdCompressionParameters.from_level(3, window_log=29)
     packer = zstandard.ZstdCompressor(compression_params=far).compressobj()
     kept.write_bytes(packer.compress(AUDIT) + packer.flush())
-    assert Doubt.BROKEN in read_stream(stream(kept), USUAL).doubts
+    assert Doubt.BROKEN in read_stream(stream(kept), TraceLevel.AUDIT, USUAL).doubts
 
 
 def test_a_missing_trace_is_broken(tmp_path: Path) -> None:
-    assert Doubt.BROKEN in read_stream(stream(tmp_path / "none"), USUAL).doubts
+    assert Doubt.BROKEN in read_stream(stream(tmp_path / "none"), TraceLevel.AUDIT, USUAL).doubts
 
 
 def test_a_cut_trace_says_so(kept: Path) -> None:
-    assert Doubt.CUT in read_stream(stream(kept, cut=True), USUAL).doubts
+    assert Doubt.CUT in read_stream(stream(kept, cut=True), TraceLevel.AUDIT, USUAL).doubts
 
 
 def test_pieces_of_any_size_give_the_text(kept: Path) -> None:
