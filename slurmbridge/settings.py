@@ -15,7 +15,7 @@ from pydantic_settings import (
 )
 
 from slurmbridge.errors import ConfigurationError
-from slurmbridge.model import check_relative_path
+from slurmbridge.model import TraceLevel, check_relative_path
 
 PREFIX = "SLURMBRIDGE_"
 FILE_VARIABLE = "SLURMBRIDGE_CONFIG"
@@ -142,6 +142,8 @@ class Settings(BaseSettings):
     definitions: Path | None = None
     mirror: str | None = None
     default_destination: str | None = None
+    # A Process may ask for more, never for less.
+    trace_minimum: TraceLevel = TraceLevel.OFF
     # What is demanded of traced programs. None: the rules that come with slurmbridge.
     trace_rules: AbsolutePath | None = None
     # An Ed25519 key (PEM, mode 600), made at a Runner's first start.

@@ -108,6 +108,7 @@ class Site:
             has_default_destination=self._settings.default_destination is not None,
             signature_required=self._settings.image_trust.required,
             trace_mib=self._settings.limits.trace_mib,
+            trace_minimum=self._settings.trace_minimum,
         )
 
     @cached_property

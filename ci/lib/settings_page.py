@@ -23,6 +23,7 @@ MEANING = {
     "mirror": "Debian mirror for image builds; without it, the one that the build host's apt uses.",
     "default_destination": "`store:path` for Processes that name no `outputs`. "
     "Without it they have to.",
+    "trace_minimum": "The least that is recorded of a Process. One that asks for less is refused.",
     "trace_rules": "File with the rules that traced Processes are judged by "
     "([trace-rules.md](trace-rules.md)); without it, those that came with the package.",
     "signing_key": "Ed25519 key in PEM, mode 600, with which a Runner signs attestations "

@@ -16,8 +16,9 @@ class Rules:
     writable_stores: frozenset[str]
     has_default_destination: bool
     signature_required: bool = False
-    # The longest trace that is taken.
+    # The longest trace that is taken, and the least that is recorded.
     trace_mib: int = 4 * 1024
+    trace_minimum: TraceLevel = TraceLevel.OFF
 
 
 def check(
@@ -34,7 +35,7 @@ def check(
     Raises:
         InvalidProcess
     """
-    found = [*_image(spec, rules, images), *_stores(spec, rules), *_trace_limit(spec, rules)]
+    found = [*_image(spec, rules, images), *_stores(spec, rules), *_trace_asked(spec, rules)]
     if capability is not None:
         found += _account(spec, capability)
         found += _partition(spec, capability)
@@ -44,6 +45,11 @@ def check(
 
 
 Finding = tuple[str, str]
+_DEPTH: Mapping[TraceLevel, int] = {
+    TraceLevel.OFF: 0,
+    TraceLevel.AUDIT: 1,
+    TraceLevel.FULL: 2,
+}
 
 
 def untrusted(image: Image, *, signature_required: bool) -> str | None:
@@ -83,11 +89,16 @@ def _stores(spec: ProcessSpec, rules: Rules) -> list[Finding]:
     return found
 
 
-def _trace_limit(spec: ProcessSpec, rules: Rules) -> list[Finding]:
-    asked = spec.limits.trace_mib
-    if asked is None or asked <= rules.trace_mib:
-        return []
-    return [("limits.trace_mib", f"{asked} is above the limit of this site ({rules.trace_mib})")]
+def _trace_asked(spec: ProcessSpec, rules: Rules) -> list[Finding]:
+    found = []
+    if _DEPTH[spec.trace] < _DEPTH[rules.trace_minimum]:
+        found.append(("trace", f"is {spec.trace}; this site requires {rules.trace_minimum}"))
+    mib = spec.limits.trace_mib
+    if mib is not None and mib > rules.trace_mib:
+        found.append(
+            ("limits.trace_mib", f"{mib} is above the limit of this site ({rules.trace_mib})")
+        )
+    return found
 
 
 def _account(spec: ProcessSpec, capability: ComputeCapability) -> list[Finding]:
