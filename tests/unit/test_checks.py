@@ -7,6 +7,7 @@ import pytest
 
 from slurmbridge.bridge.checks import Rules, check
 from slurmbridge.errors import InvalidProcess
+from slurmbridge.model import TraceLevel
 from tests.support.builders import Bridge
 from tests.support.specs import CAPABILITY, IMAGE, MINIMAL, spec
 
