@@ -201,8 +201,6 @@ class ProcessSpec(Value):
     def _whole(self) -> "ProcessSpec":
         if not self.command[0]:
             raise ValueError("the first word of command, the program, is empty")
-        if self.trace is TraceLevel.OFF and self.trace_rules is not None:
-            raise ValueError("trace_rules judge a trace, and trace is off: there will be none")
         taken: set[str] = set()
         for name in sorted((entry.name for entry in self.inputs), key=len):
             above = {str(parent) for parent in PurePosixPath(name).parents}

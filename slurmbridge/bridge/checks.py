@@ -93,6 +93,8 @@ def _trace_asked(spec: ProcessSpec, rules: Rules) -> list[Finding]:
     found = []
     if _DEPTH[spec.trace] < _DEPTH[rules.trace_minimum]:
         found.append(("trace", f"is {spec.trace}; this site requires {rules.trace_minimum}"))
+    if spec.trace is TraceLevel.OFF and spec.trace_rules is not None:
+        found.append(("trace_rules", "judge a trace, and trace is off: there will be none"))
     mib = spec.limits.trace_mib
     if mib is not None and mib > rules.trace_mib:
         found.append(

@@ -1,4 +1,4 @@
-"""The metadata of a crate: RO-Crate 1.2, profile Process Run Crate 0.5. Pure."""
+"""The metadata of a crate: RO-Crate 1.1, profile Process Run Crate 0.5. Pure."""
 
 import base64
 import hashlib
@@ -10,15 +10,21 @@ from typing import Any
 from urllib.parse import quote
 
 from rocrate.model.contextentity import ContextEntity
+from rocrate.model.data_entity import DataEntity
 from rocrate.rocrate import ROCrate
 
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Attestation, Image, Input
 from slurmbridge.provenance.facts import HashedFile, Provenance, of_the_run, records
 
-CRATE_VERSION = "1.2"
+# The base of the profile. RO-Crate 1.2 would be refused by who asks for that.
+CRATE_VERSION = "1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 _WFRUN = "https://w3id.org/ro/terms/workflow-run#"
+# What the profile adds to the terms of RO-Crate 1.1.
+_TERMS = (
+    "ContainerImage", "containerImage", "environment", "registry", "resourceUsage", "sha256",
+)  # fmt: skip
 _SHP = "https://w3id.org/shp#"
 _STATUS = "http://schema.org/{}ActionStatus"
 # A crate says what a name means by itself: a table of the system differs from node to node.
@@ -44,7 +50,7 @@ _PRINTED = {
     "stdout.txt": "What the program printed on standard output.",
     "stderr.txt": "What the program printed on standard error.",
 }
-_TERMS = (
+_NO_LICENCE = (
     "No licence has been given. Who holds the data decides what may be done with this crate and "
     "what is in it."
 )
@@ -65,13 +71,7 @@ def describe(facts: Provenance, carried: Collection[str], *, reviewed: bool) -> 
     if not facts.process.state.final:
         raise ValueError(f"Process {facts.process.id} has not ended")
     crate = ROCrate(version=CRATE_VERSION)
-    crate.metadata.extra_terms.update(
-        {
-            name: _WFRUN + name
-            for name in ("ContainerImage", "containerImage", "environment", "registry")
-        }
-        | {"resourceUsage": _WFRUN + "resourceUsage"}
-    )
+    crate.metadata.extra_terms.update({name: _WFRUN + name for name in _TERMS})
     writer = _Writer(crate, frozenset(carried))
     run = f"#run-{facts.process.id}"
     mentions = [_run(writer, facts, run)]
@@ -110,10 +110,16 @@ class _Writer:
         return {"@id": str(added.id)}
 
     def absent(self, file: HashedFile, *, kind: str = "", **properties: Any) -> Ref:
-        """A file that is not in the crate: by RO-Crate 1.2, its identifier begins with #."""
-        types = ["File", kind] if kind else "File"
-        known = _content(file) | {"localPath": f"/{file.path}"} | properties
-        return self.entity(f"#{quote(file.path)}", types, **known)
+        """A file that is not in the crate: by RO-Crate 1.1, its identifier is an absolute URI.
+
+        Its content has a name, and nothing leads to it. The path keeps two files of the same
+        content apart.
+        """
+        at = f"{_named(file.sha256)}?path={quote(file.path)}"
+        known = {"@type": ["File", kind] if kind else "File", "alternateName": f"/{file.path}"}
+        known |= _content(file) | _known(properties)
+        self._crate.add(DataEntity(self._crate, at, known))
+        return {"@id": at}
 
     def either(self, file: HashedFile, **properties: Any) -> Ref:
         """A file that is described, and lies in the crate when it is carried."""
@@ -125,7 +131,7 @@ class _Writer:
 
 
 def _known(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is not known; a list of one is written as the one, as RO-Crate 1.2 asks."""
+    """Without what is not known; a list of one is written as the one."""
     return {
         name: value[0] if isinstance(value, list) and len(value) == 1 else value
         for name, value in properties.items()
@@ -149,10 +155,8 @@ def _moment(moment: datetime | None) -> str | None:
 
 def _root(writer: _Writer, facts: Provenance, mentions: list[Ref]) -> None:
     process = facts.process
-    profile = writer.entity(
-        PROFILE, ["CreativeWork", "Profile"], name="Process Run Crate", version="0.5"
-    )
-    terms = writer.entity("#terms", "CreativeWork", name="Terms of use", description=_TERMS)
+    profile = writer.entity(PROFILE, "CreativeWork", name="Process Run Crate", version="0.5")
+    terms = writer.entity("#terms", "CreativeWork", name="Terms of use", description=_NO_LICENCE)
     description = f"Process {process.id}, run sealed by slurmbridge; it ended {process.state}."
     if process.outputs_ignored:
         description += f" Entries of /output that were not carried: {len(process.outputs_ignored)}."

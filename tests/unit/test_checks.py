@@ -103,6 +103,15 @@ def test_a_trace_may_be_as_long_as_the_site_takes_and_no_longer() -> None:
         check(spec(limits={"trace_mib": 11}), rules, images={"python": IMAGE}, capability=None)
 
 
+def test_rules_for_a_trace_that_will_not_be_there_are_refused() -> None:
+    rules = {"rules": []}
+    check(spec(trace_rules=rules), RULES, images={"python": IMAGE}, capability=None)
+    with pytest.raises(InvalidProcess, match="trace_rules: judge a trace, and trace is off"):
+        check(
+            spec(trace="off", trace_rules=rules), RULES, images={"python": IMAGE}, capability=None
+        )
+
+
 def test_tasks_and_their_cpus_must_fit_on_a_node() -> None:
     fits = spec(resources={"tasks_per_node": 2, "cpus_per_task": 2})
     check(fits, RULES, images={"python": IMAGE}, capability=CAPABILITY)

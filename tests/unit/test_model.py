@@ -114,13 +114,6 @@ def test_every_command_that_is_taken_keeps_every_character(command: list[str]) -
     assert ProcessSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
-def test_rules_for_a_trace_that_will_not_be_there_are_refused() -> None:
-    wanted = {"image": "python", "command": ["true"], "trace_rules": {"rules": []}}
-    assert parse_spec(wanted).trace_rules is not None
-    with pytest.raises(InvalidProcess, match="trace is off: there will be none"):
-        parse_spec({**wanted, "trace": "off"})
-
-
 def test_rules_in_a_specification_are_read_as_in_a_file() -> None:
     rule = {"name": "n", "kind": "network", "then": "fail", "uses": ["connect"]}
     wanted = {"image": "python", "command": ["true"], "trace_rules": {"rules": [rule]}}
