@@ -29,6 +29,8 @@ _SYS = (
     "/sys(?:/devices(?:/system(?:/(?:cpu|node)(?:/.*)?)?)?|/fs/cgroup(?:/.*)?"
     "|/kernel/mm/(?:transparent_hugepage|hugepages)(?:/.*)?)?"
 )
+# What the program prints to: pipes that the launcher has made in a mount which is gone by then.
+_PRINTED = "/stdout|/stderr"
 _BELOW = "(?:/.*)?"
 # In this order; what no row knows is unexpected.
 _TABLE: Mapping[Place, str] = {
@@ -38,7 +40,7 @@ _TABLE: Mapping[Place, str] = {
     Place.REQUIREMENT: "/deps" + _BELOW,
     Place.OUTPUT: "/output" + _BELOW,
     Place.TEMPORARY: "/(?:tmp|var/tmp|dev/shm)" + _BELOW,
-    Place.SYSTEM: "|".join((_PROC, _DEV, _SYS)),
+    Place.SYSTEM: "|".join((_PROC, _DEV, _SYS, _PRINTED)),
     Place.IMAGE: "/|/(?:bin|etc|lib|lib32|lib64|libx32|opt|run|sbin|usr|var|[.]singularity[.]d)"
     + _BELOW,
     Place.UNEXPECTED: ".*",

@@ -275,6 +275,8 @@ def test_a_long_argv_is_cut() -> None:
         (b"/dev/null\n", Place.UNEXPECTED),
         (b"/dev/mqueue/a", Place.UNEXPECTED),
         (b"/proc/self/maps", Place.SYSTEM),
+        (b"/stdout", Place.SYSTEM),
+        (b"/stdout/x", Place.UNEXPECTED),
         (b"/proc/self/mem", Place.UNEXPECTED),
         (b"/proc/1/environ", Place.UNEXPECTED),
         (b"/proc/self/root/input", Place.UNEXPECTED),
