@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slurmbridge import __version__
 from slurmbridge.context.results import Results
-from slurmbridge.errors import IllegalTransition
+from slurmbridge.errors import IllegalTransition, SchedulerUnavailable
 from slurmbridge.model import Process
 from slurmbridge.provenance import Provenance, write_bag, write_crate
 from slurmbridge.store import ImageStore, ProcessStore
@@ -29,7 +29,7 @@ class CratePacker:
         Raises:
             UnknownProcess
             IllegalTransition: it has not ended.
-            SchedulerUnavailable: accounting does not answer.
+            SchedulerUnavailable: accounting does not answer, or does not know the end yet.
             StagingFailed: a file is not there any more, or not the one that was carried.
         """
         process = self.processes.get(process_id)
@@ -47,9 +47,19 @@ class CratePacker:
             script=self.processes.script(process.id),
             attestation=self.processes.attestation(process.id),
             trace_verdict=process.traced.verdict if process.traced else None,
-            accounting=self.usage(process.job_id) if process.job_id is not None else {},
+            accounting=self._accounting(process),
             events=tuple(self.processes.events(process.id)),
         )
+
+    def _accounting(self, process: Process) -> Mapping[str, str]:
+        if process.job_id is None:
+            return {}
+        found = self.usage(process.job_id)
+        if found.get("End") == "Unknown":
+            raise SchedulerUnavailable(
+                f"accounting does not know yet how job {process.job_id} ended: try again"
+            )
+        return found
 
     def _files(self, process: Process) -> Mapping[str, Path]:
         if process.outputs_location is None:

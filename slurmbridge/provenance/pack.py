@@ -39,7 +39,7 @@ def write_crate(provenance: Provenance, files: Mapping[str, Path], target: Path)
     """
     contents = _contents(provenance, files, reviewed=False)
     if target.exists():
-        raise StagingFailed(f"{target.name} exists already")
+        raise StagingFailed(f"{target} exists already")
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         partial.mkdir(mode=0o750, parents=True)
@@ -62,9 +62,11 @@ def write_bag(provenance: Provenance, files: Mapping[str, Path], target_zip: Pat
     depend on the Process alone, and not on a version of zlib.
 
     Raises:
-        As `write_crate`; an existing ZIP is no error.
+        As `write_crate`; an existing ZIP is no error, a folder is.
     """
     contents = _contents(provenance, files, reviewed=True)
+    if target_zip.is_dir():
+        raise StagingFailed(f"{target_zip} is a folder")
     partial = target_zip.with_name(f".{target_zip.name}.{secrets.token_hex(4)}")
     try:
         target_zip.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -141,7 +143,10 @@ def _blocks(content: _Content) -> Iterator[bytes]:
     if isinstance(content.source, bytes):
         yield content.source
         return
-    descriptor = os.open(content.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        descriptor = os.open(content.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise StagingFailed(f"{content.path} cannot be read: {error.strerror}") from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise StagingFailed(f"{content.path} is no plain file")

@@ -192,7 +192,7 @@ class Bridge:
     output: Bounds = field(default_factory=lambda: Bounds(1 << 20, 100))
     default_destination: str | None = "results:processes"
     # What traces are read by.
-    new_executor: Callable[[], Executor] = lambda: AtOnce()
+    new_executor: Callable[[], Executor] = AtOnce
     slurm: HookedScheduler = field(init=False)
     clock: Callable[[], datetime] = field(init=False)
     advance: Callable[[timedelta], None] = field(init=False)

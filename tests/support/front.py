@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from slurmbridge.api import create_app
 from slurmbridge.bridge.checks import Rules
 from slurmbridge.bridge.desk import Desk
-from slurmbridge.context.results import Results
 from slurmbridge.client import Client
+from slurmbridge.context.results import Results
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import ComputeCapability, Image, Partition
 from slurmbridge.store import Database, HelperStore, ImageStore, ProcessStore, SiteStore

@@ -1,8 +1,13 @@
 """Facts of Processes, for crates: one that is complete, one that failed, one that never ran."""
 
 import hashlib
+import json
+import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+
+import rocrate
 
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import (
@@ -16,6 +21,20 @@ from slurmbridge.model import (
 )
 from slurmbridge.provenance import Provenance
 
+ROOT = Path(__file__).parents[2]
+VALIDATOR = ROOT / ".venv/validator/bin/python"
+# Terms of RO-Crate 1.1 (its context 1.1.3), as far as a crate of ours uses them. rocrate brings the
+# context of 1.3, which has more and says the same of these: the validator is given these alone, so
+# that a term which 1.1 has not is found.
+TERMS_OF_1_1 = (
+    "AssessAction", "CreateAction", "CreativeWork", "Dataset", "File", "PropertyValue",
+    "Service", "SoftwareApplication", "SoftwareSourceCode", "Thing", "about", "actionStatus",
+    "additionalType", "agent", "alternateName", "conformsTo", "contentSize", "dateCreated",
+    "datePublished", "description", "encodingFormat", "endTime", "error", "hasPart",
+    "identifier", "instrument", "license", "memoryRequirements", "mentions", "name", "object",
+    "processorRequirements", "provider", "result", "softwareRequirements", "startTime", "url",
+    "value", "version",
+)  # fmt: skip
 START = datetime(2026, 11, 22, 20, 28, 51, tzinfo=UTC)
 SCRIPT = "#!/bin/bash\n#SBATCH --job-name=sb-x\n"
 OUTPUTS = {
@@ -145,3 +164,39 @@ BARE = Provenance(
     ),
     "0.1.0",
 )
+
+
+class Answers:
+    """What roc-validator says, in a process of its own that cannot reach a network."""
+
+    def __init__(self, folder: Path, crates: list[tuple[str, str, str]]) -> None:
+        assert VALIDATOR.exists(), "roc-validator is missing; ci/test installs it"
+        known = json.loads((Path(rocrate.__file__).parent / "data/ro-crate.jsonld").read_text())
+        terms = {name: known["@context"][name] for name in TERMS_OF_1_1}
+        (folder / "context").write_text(json.dumps({"@context": terms}))
+        contexts = {"https://w3id.org/ro/crate/1.1/context": str(folder / "context")}
+        question = folder / "question"
+        question.write_text(json.dumps({"contexts": contexts, "crates": crates}))
+        command = [str(VALIDATOR), str(ROOT / "ci/lib/validate_crates.py"), str(folder / "answer")]
+        with question.open() as text, (folder / "log").open("w") as log:
+            self._running = subprocess.Popen(
+                command, stdin=text, stdout=log, stderr=log, env={"HOME": str(folder)}
+            )
+        self._folder = folder
+        self._crates = crates
+
+    def of(self, crate: str, profile: str) -> dict[str, set[str]]:
+        """What is said against a crate in a folder of this name: each sentence, and of what."""
+        assert self._running.wait(60) == 0, (self._folder / "log").read_text()
+        found = json.loads((self._folder / "answer").read_text())
+        said: dict[str, set[str]] = {}
+        for (path, asked, _), sentences in zip(self._crates, found, strict=True):
+            if (Path(path).parent.name, asked) == (crate, profile):
+                for _, sentence, entity in sentences:
+                    said.setdefault(sentence, set()).add(str(entity).removeprefix("./"))
+        return said
+
+    def stop(self) -> None:
+        """It may not have been read."""
+        self._running.kill()
+        self._running.wait()

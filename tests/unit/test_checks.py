@@ -104,7 +104,7 @@ def test_a_trace_may_be_as_long_as_the_site_takes_and_no_longer() -> None:
 
 
 def test_rules_for_a_trace_that_will_not_be_there_are_refused() -> None:
-    rules = {"rules": []}
+    rules: dict[str, list[object]] = {"rules": []}
     check(spec(trace_rules=rules), RULES, images={"python": IMAGE}, capability=None)
     with pytest.raises(InvalidProcess, match="trace_rules: judge a trace, and trace is off"):
         check(
