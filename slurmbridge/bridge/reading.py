@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
@@ -44,6 +45,15 @@ def _be_modest() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     # At a terminal, the Runner decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
+
+
+def _end_with_the_runner() -> None:
+    """A worker whose Runner was killed would wait for work for ever."""
+    runner = multiprocessing.parent_process()
+    assert runner is not None, "only a child runs this"
+    runner.join()
+    os._exit(1)
 
 
 @dataclass(slots=True)

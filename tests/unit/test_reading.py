@@ -1,7 +1,10 @@
 """Traces are read beside the Runner's work; whatever happens to the reader, there is a report."""
 
 import os
+import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field
@@ -312,3 +315,25 @@ def test_a_process_of_its_own_reads(kept: Path) -> None:
             executor.submit(read, reading(stream(kept))).result(timeout=60)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def test_the_process_ends_with_its_runner() -> None:
+    argv = [sys.executable, "-c", RUNNER]
+    root, quiet = Path(__file__).parents[2], subprocess.DEVNULL
+    with subprocess.Popen(argv, cwd=root, stdout=subprocess.PIPE, stderr=quiet) as runner:
+        assert runner.stdout is not None
+        reader = os.pidfd_open(int(runner.stdout.readline()))
+        runner.kill()
+    try:
+        assert select.select([reader], [], [], 20)[0], "it goes on without its Runner"
+    finally:
+        os.close(reader)
+
+
+RUNNER = """
+import os, time
+from slurmbridge.bridge.reading import ReadingProcess
+if __name__ == "__main__":
+    print(ReadingProcess().submit(os.getpid).result(), flush=True)
+    time.sleep(60)
+"""
