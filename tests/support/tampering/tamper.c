@@ -27,11 +27,12 @@ static void make(const char *path) {
 }
 
 static int wait_for_ever(void) {
-    for (;;)
-        pause();
+    while (pause())
+        ;
+    return 0;
 }
 
-/* --- signals ------------------------------------------------------------------------------------ */
+/* --- signals ---------------------------------------------------------------------------------- */
 
 static int kill_all(void) {
     if (!fork())
@@ -51,10 +52,10 @@ static int kill_first(void) {
 
 static int kill_every(void) {
     for (int number = 1; number <= 65535; number++)
-        if (number != getpid() && !kill(number, SIGKILL))
+        if (number != getpid()) {
+            kill(number, SIGKILL);
             kill(number, SIGSTOP);
-        else if (number != getpid())
-            kill(number, SIGSTOP);
+        }
     make("/output/after");
     kill(-getsid(0), SIGKILL);
     kill(0, SIGKILL);
@@ -83,11 +84,12 @@ static int segfaults(void) {
     return 0;
 }
 
-/* --- too much ----------------------------------------------------------------------------------- */
+/* --- too much --------------------------------------------------------------------------------- */
 
 static int flood(void) {
-    for (;;)
-        open("/nothing", O_RDONLY);
+    while (open("/nothing", O_RDONLY))
+        ;
+    return 0;
 }
 
 static int flood_a_little(void) {
@@ -98,12 +100,18 @@ static int flood_a_little(void) {
 }
 
 static int forks(void) {
-    for (int i = 0; i < 10000; i++) {
+    for (int i = 0; i < 40000; i++) {
         pid_t child = fork();
         if (!child)
             _exit(i % 7);
         waitpid(child, NULL, 0);
     }
+    return 0;
+}
+
+static int memory(void) {
+    for (char *more; (more = malloc(1 << 20));)
+        memset(more, 1, 1 << 20);
     return 0;
 }
 
@@ -176,7 +184,7 @@ static int daemons(void) {
     return 0;
 }
 
-/* --- past the tracer ---------------------------------------------------------------------------- */
+/* --- past the tracer -------------------------------------------------------------------------- */
 
 static int untraced(void) {
     long child = syscall(SYS_clone, CLONE_UNTRACED | SIGCHLD, NULL, NULL, NULL, NULL);
@@ -218,7 +226,7 @@ static int own_filter(unsigned action) {
     if (filter(action, 0, SYS_openat))
         return 1;
     make("/output/hidden");
-    mkdir("/output/after", 0700);
+    mknod("/output/after", S_IFREG | 0600, 0);
     return access("/output/hidden", F_OK) ? 3 : 0;
 }
 
@@ -231,7 +239,7 @@ static int own_filter_traps(void) {
     if (filter(SECCOMP_RET_TRAP, 0, SYS_openat))
         return 1;
     make("/output/hidden");
-    mkdir("/output/after", 0700);
+    mknod("/output/after", S_IFREG | 0600, 0);
     return access("/output/hidden", F_OK) ? 3 : 0;
 }
 
@@ -247,7 +255,7 @@ static int debugger(void) {
     return done;
 }
 
-/* --- strange executions ------------------------------------------------------------------------- */
+/* --- strange executions ----------------------------------------------------------------------- */
 
 static void *execute(void *unused) {
     execl("/bin/sh", "sh", "-c", "echo x >/output/made; exit 6", (char *)NULL);
@@ -276,7 +284,7 @@ static int many_arguments(void) {
 
 static int long_names(void) {
     static char name[4096];
-    for (size_t i = 0; i < 4094; i++)
+    for (size_t i = 0; i < 4095; i++)
         name[i] = i % 200 ? '\n' : '/';
     memcpy(name, "/output", 7);
     open(name, O_RDONLY);
@@ -297,10 +305,11 @@ static int set_user_id(void) {
         }
         wait(NULL);
     }
-    chmod("/tmp/tamper", 04755);
+    int status = system("cp /code/tamper /tmp/tamper");
+    if (chmod("/tmp/tamper", 04755))
+        return 2;
     if (!fork())
         execl("/tmp/tamper", "tamper", "whoami", (char *)NULL);
-    int status;
     wait(&status);
     return WEXITSTATUS(status);
 }
@@ -309,7 +318,7 @@ static int whoami(void) {
     return geteuid() == 1000 && getuid() == 1000 ? 0 : 1;
 }
 
-/* --- forgeries ---------------------------------------------------------------------------------- */
+/* --- forgeries -------------------------------------------------------------------------------- */
 
 static const char *const folders[] = {"/output", "/tmp", "/var/tmp", "/dev/shm", "/dev", "/code",
                                       "/input", "/", "/.sb", "/output/output", "/dev/mqueue"};
@@ -343,17 +352,29 @@ static const struct {
     const char *name;
     int (*run)(void);
 } all[] = {
-    {"kill-all", kill_all},         {"kill-first", kill_first},
-    {"kill-every", kill_every},     {"stop-itself", stop_itself},
-    {"segfaults", segfaults},       {"flood", flood},
-    {"flood-a-little", flood_a_little}, {"forks", forks},
-    {"forks-at-once", forks_at_once},   {"threads", threads},
-    {"daemons", daemons},           {"untraced", untraced},
-    {"io-uring", io_uring},         {"listener", listener},
-    {"filter-traps", own_filter_traps}, {"debugger", debugger},
-    {"thread-executes", thread_executes}, {"many-arguments", many_arguments},
-    {"long-names", long_names},     {"set-user-id", set_user_id},
-    {"whoami", whoami},             {"forge", forge},
+    {"kill-all", kill_all},
+    {"kill-first", kill_first},
+    {"kill-every", kill_every},
+    {"stop-itself", stop_itself},
+    {"segfaults", segfaults},
+    {"flood", flood},
+    {"flood-a-little", flood_a_little},
+    {"forks", forks},
+    {"forks-at-once", forks_at_once},
+    {"threads", threads},
+    {"daemons", daemons},
+    {"untraced", untraced},
+    {"io-uring", io_uring},
+    {"listener", listener},
+    {"filter-traps", own_filter_traps},
+    {"debugger", debugger},
+    {"thread-executes", thread_executes},
+    {"many-arguments", many_arguments},
+    {"long-names", long_names},
+    {"set-user-id", set_user_id},
+    {"whoami", whoami},
+    {"forge", forge},
+    {"memory", memory},
 };
 
 int main(int count, char **arguments) {

@@ -62,8 +62,12 @@ public class Prog {
         thread.join();
         System.out.println(run("/bin/true", "a b", "new\nline"));
         System.out.println(run("/bin/sh", "-c", "exit 4"));
-        Process sleeping = new ProcessBuilder("/bin/sleep", "100").start();
-        sleeping.destroyForcibly().waitFor();
+        Process echoing = new ProcessBuilder("/bin/cat").start();
+        echoing.getOutputStream().write('x');
+        echoing.getOutputStream().flush();
+        // It runs by now.
+        echoing.getInputStream().read();
+        echoing.destroyForcibly().waitFor();
         network();
     }
 }

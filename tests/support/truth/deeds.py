@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from slurmbridge.trace.names import original
-from slurmbridge.trace.report import Act, ProcessEntry, ProcessKey, StreamReport, Use, Way
+from slurmbridge.trace.report import Act, Files, ProcessEntry, ProcessKey, StreamReport, Use, Way
 
 OWN = (b"/input", b"/code", b"/output", b"/tmp")
 # From here on the kernel chooses ports itself.
@@ -70,7 +70,7 @@ class Deeds:
     trees: tuple[Tree, ...] = ()
 
     def own(self, folders: Iterable[bytes] = OWN) -> "Deeds":
-        """With names in the program's own folders alone; what else is read is the image's affair."""
+        """With names in its own folders alone; what else is read is the image's affair."""
         inside = tuple(folders)
 
         def known(name: bytes) -> bool:
@@ -109,27 +109,31 @@ def of_report(stream: StreamReport) -> Deeds:
     assert stream.left_out == 0, stream.left_out
     deeds = Deeds(trees=_trees(stream))
     for files in stream.files:
-        for file in files.files:
-            for act, times in file.acts.items():
-                deeds.acts[act.value, original(file.name)] += times
-            if file.bytes_read or file.bytes_written:
-                deeds.moved[original(file.name)] = (file.bytes_read, file.bytes_written)
-        for tried in files.tried.entries:
-            deeds.tried[tried.act.value, original(tried.name), tried.error] += tried.times
+        _add_files(deeds, files)
     for join in stream.joined.entries:
         if not join.error:
             key = (join.joining.value, original(join.source), original(join.name))
             deeds.joined[key] += join.times
-    for listing in (stream.network, stream.network_tried):
-        for entry in listing.entries:
-            kind = entry.kind.encode() if entry.use is Use.SOCKET else original(entry.address)
-            port = normal_port(entry.port)
-            reached = Reached(entry.use.value, entry.family, kind, port, entry.error)
-            deeds.network[reached] += entry.times
+    for entry in (*stream.network.entries, *stream.network_tried.entries):
+        name = entry.kind.encode() if entry.use is Use.SOCKET else original(entry.address)
+        port = normal_port(entry.port)
+        reached = Reached(entry.use.value, entry.family, name, port, entry.error)
+        deeds.network[reached] += entry.times
     for signal in stream.signals.entries:
         if signal.way is Way.SENT and signal.to is not None:
             deeds.sent[signal.signal, signal.call, signal.to.value] += signal.times
     return deeds
+
+
+def _add_files(deeds: Deeds, files: Files) -> None:
+    for file in files.files:
+        name = original(file.name)
+        for done, times in file.acts.items():
+            deeds.acts[done.value, name] += times
+        if file.bytes_read or file.bytes_written:
+            deeds.moved[name] = (file.bytes_read, file.bytes_written)
+    for tried in files.tried.entries:
+        deeds.tried[tried.act.value, original(tried.name), tried.error] += tried.times
 
 
 def _trees(stream: StreamReport) -> tuple[Tree, ...]:
@@ -141,9 +145,7 @@ def _trees(stream: StreamReport) -> tuple[Tree, ...]:
 def _tree(entry: ProcessEntry) -> Tree:
     assert entry.programs_left_out == 0
     programs = tuple(
-        Executed(
-            original(program.name), tuple(map(original, program.argv)), program.error
-        )
+        Executed(original(program.name), tuple(map(original, program.argv)), program.error)
         for program in entry.programs
     )
     end = entry.signal or ("?" if entry.code is None else f"exit {entry.code}")
@@ -174,9 +176,8 @@ def _descends(
 def places(stream: StreamReport) -> dict[str, set[bytes]]:
     """In which place each name stands, whatever was done or tried with it."""
     return {
-        files.place.value: {
-            original(entry.name) for entry in (*files.files, *files.tried.entries)
-        }
+        files.place.value: {original(file.name) for file in files.files}
+        | {original(tried.name) for tried in files.tried.entries}
         for files in stream.files
     }
 

@@ -67,7 +67,8 @@ static void fails(int result, const char *what) {
 static void names(void) {
     static const char *const strange[] = {
         "/output/sp ace", "/output/new\nline", "/output/quo\"te'", "/output/\xff\xfe",
-        "/output/back\\slash", "/output/\xc3\xbc", "/output/<angle>", "/output/\n1 1.000000 +++ exited with 0 +++\n",
+        "/output/back\\slash", "/output/\xc3\xbc", "/output/<angle>",
+        "/output/\n1 1.000000 +++ exited with 0 +++\n",
     };
     for (size_t i = 0; i < sizeof strange / sizeof *strange; i++)
         make(below(strange[i]), 1);
@@ -144,8 +145,10 @@ static void simple_children(void) {
     if (!child)
         _exit(3);
     must(ended(child) == 3, "fork");
-    child_executing("/bin/true", (char *[]){"true", "a b", "q\"uote", "new\nline", "\xff", "", NULL});
-    must(!posix_spawn(&child, "/bin/false", NULL, NULL, (char *[]){"false", NULL}, no_environment), "spawn");
+    char *strange[] = {"true", "a b", "q\"uote", "new\nline", "\xff", "", NULL};
+    child_executing("/bin/true", strange);
+    char *refuses[] = {"false", NULL};
+    must(!posix_spawn(&child, "/bin/false", NULL, NULL, refuses, no_environment), "spawn");
     must(ended(child) == 1, "false");
     child = vfork();
     if (!child) {
@@ -208,6 +211,10 @@ static struct sockaddr_in inet(const char *address, int port) {
     return made;
 }
 
+static ssize_t send_to(int from, const struct sockaddr_in *there) {
+    return sendto(from, "x", 1, 0, (const void *)there, sizeof *there);
+}
+
 static int made_socket(int family, int type) {
     int made = socket(family, type | SOCK_CLOEXEC, 0);
     must(made >= 0, "socket");
@@ -218,7 +225,7 @@ static void internet(char **far) {
     struct sockaddr_in there = inet("127.0.0.1", CLOSED), here = inet("127.0.0.1", LISTENER);
     fails(connect(made_socket(AF_INET, SOCK_STREAM), (void *)&there, sizeof there), "closed");
     there = inet("127.0.0.1", NOBODY);
-    must(sendto(made_socket(AF_INET, SOCK_DGRAM), "x", 1, 0, (void *)&there, sizeof there) == 1, "sendto");
+    must(send_to(made_socket(AF_INET, SOCK_DGRAM), &there) == 1, "sendto");
     int listener = made_socket(AF_INET, SOCK_STREAM), one = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     must(!bind(listener, (void *)&here, sizeof here) && !listen(listener, 1), "bind");
@@ -229,7 +236,7 @@ static void internet(char **far) {
         return;
     there = inet(far[0], 443);
     fails(connect(made_socket(AF_INET, SOCK_STREAM), (void *)&there, sizeof there), far[0]);
-    fails((int)sendto(made_socket(AF_INET, SOCK_DGRAM), "x", 1, 0, (void *)&there, sizeof there), "sendto");
+    fails((int)send_to(made_socket(AF_INET, SOCK_DGRAM), &there), "sendto");
     struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(443)};
     inet_pton(AF_INET6, far[1], &six.sin6_addr);
     fails(connect(made_socket(AF_INET6, SOCK_STREAM), (void *)&six, sizeof six), far[1]);

@@ -14,7 +14,5 @@ sh -c 'exit 4'
 sh -c 'kill -KILL $$'
 printf 'q\n' | tee "quo\"te'" >/dev/null
 mkfifo "$1/tmp/pipe"
-sleep 100 &
-kill -TERM $!
-wait
+sh -c 'kill -TERM $$'
 echo done
