@@ -193,3 +193,9 @@ def test_a_program_whose_outputs_can_never_be_weighed_is_killed(minimal: Stage) 
     assert minimal.run() == 137
     assert minimal.left("refused") is None
     assert minimal.left("stopped") == "/output could not be weighed six times"
+
+
+def test_a_traced_container_that_was_stopped_from_within_goes_on(minimal: Stage) -> None:
+    minimal.replace(WEIGHED_OFTEN)
+    minimal.program("kill -STOP $$\n")
+    assert minimal.run() == 0
