@@ -56,6 +56,7 @@ cat /proc/$$/environ >"$out/environ.strace"
 printf '%s\\0' "$@" >"$out/strace"
 while [[ $1 != -- ]]; do
     [[ $1 != --output=* ]] || exec 8>"${1#--output=}"
+    [[ $1 != --env=* ]] || unset "${1#--env=}"
     shift
 done
 shift
