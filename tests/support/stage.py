@@ -71,7 +71,8 @@ exec cat >"$2"
 printf '%s\\0' "$@" >"$out/squashfuse"
 exec sleep 60
 """,
-    "mountpoint": "",
+    # The image is there when its server has begun.
+    "mountpoint": """[ -e "$out/squashfuse" ]""",
     "umount": "exit 0",
     "mount": """echo "$*" >>"$out/mounts" """,
     "env": """
