@@ -133,17 +133,21 @@ class ContextFolder:
         store, _, path = source.partition(":")
         if store not in stores or not stores[store].is_dir():
             raise StagingFailed(f"the folder of the store {store} is missing")
+        programs = target == "code"
         try:
             with opened(stores[store], path) as descriptor:
                 if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-                    copied, ignored = copy_tree(descriptor, self.path / target, bounds)
+                    into = self.path / target
+                    copied, ignored = copy_tree(descriptor, into, bounds, programs=programs)
                     if ignored:
                         raise NotPlain(f"it holds {ignored[0]}")
                     return [replace(file, path=f"{target}/{file.path}") for file in copied]
                 if target == "code":
                     (self.path / "code").mkdir(mode=0o750)
                     target = f"code/{path.rpartition('/')[2]}"
-                return [copy_file(descriptor, self.path / target, bounds.bytes, name=target)]
+                into = self.path / target
+                limit = bounds.bytes
+                return [copy_file(descriptor, into, limit, name=target, programs=programs)]
         except FileNotFoundError:
             raise InvalidProcess(f"{source} does not exist") from None
         except (NotPlain, TooMuch) as error:

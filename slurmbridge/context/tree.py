@@ -177,8 +177,12 @@ def _below(folder: int, name: str) -> Iterator[int]:
         os.close(inner)
 
 
-def copy_tree(root: int, target: Path, bounds: Bounds) -> tuple[list[Copied], list[Ignored]]:
+def copy_tree(
+    root: int, target: Path, bounds: Bounds, *, programs: bool = False
+) -> tuple[list[Copied], list[Ignored]]:
     """Copy the plain files below an open folder to `target`, which is made.
+
+    `programs`: whether what its owner may execute stays so.
 
     Raises:
         TooMuch: before the first byte when the sizes say so, or as soon as files have grown.
@@ -195,7 +199,7 @@ def copy_tree(root: int, target: Path, bounds: Bounds) -> tuple[list[Copied], li
         parts = PurePosixPath(file.path)
         (target / parts.parent).mkdir(mode=0o750, parents=True, exist_ok=True)
         try:
-            done = _copy_below(root, parts, target / parts, left)
+            done = _copy_below(root, parts, target / parts, left, programs=programs)
         except PermissionError:
             ignored.append(Ignored(_printable(file.path), "cannot be read"))
             continue
@@ -204,7 +208,9 @@ def copy_tree(root: int, target: Path, bounds: Bounds) -> tuple[list[Copied], li
     return copied, ignored
 
 
-def _copy_below(root: int, path: PurePosixPath, target: Path, limit: int) -> Copied:
+def _copy_below(
+    root: int, path: PurePosixPath, target: Path, limit: int, *, programs: bool
+) -> Copied:
     folder = os.dup(root)
     try:
         for part in path.parts[:-1]:
@@ -215,24 +221,28 @@ def _copy_below(root: int, path: PurePosixPath, target: Path, limit: int) -> Cop
     finally:
         os.close(folder)
     try:
-        return copy_file(descriptor, target, limit, name=str(path))
+        return copy_file(descriptor, target, limit, name=str(path), programs=programs)
     finally:
         os.close(descriptor)
 
 
-def copy_file(source: int, target: Path, limit: int, *, name: str) -> Copied:
-    """Copy an open plain file to a new one.
+def copy_file(
+    source: int, target: Path, limit: int, *, name: str, programs: bool = False
+) -> Copied:
+    """Copy an open plain file to a new one, with its name and `programs` as in copy_tree.
 
     Raises:
         NotPlain: it is no plain file.
         TooMuch: it holds more than `limit` bytes.
     """
-    if not stat.S_ISREG(os.fstat(source).st_mode):
+    mode = os.fstat(source).st_mode
+    if not stat.S_ISREG(mode):
         raise NotPlain(f"{name} is not a plain file")
     whole = hashlib.sha256()
     size = 0
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(target, flags, 0o640), "wb") as out:
+    rights = 0o750 if programs and mode & stat.S_IXUSR else 0o640
+    with os.fdopen(os.open(target, flags, rights), "wb") as out:
         while data := os.read(source, _CHUNK):
             size += len(data)
             if size > limit:

@@ -304,3 +304,23 @@ def test_a_log_that_cannot_be_read_is_empty(folder: ContextFolder, unprivileged:
     (folder.path / "stderr.txt").mkdir()
     for stream in ("stdout", "stderr"):
         assert folder.read_log(stream, 0, 10) == b""
+
+
+@pytest.mark.parametrize("source", ["data:code", "data:code/tool"])
+def test_programs_of_the_code_stay_programs_and_nothing_else_becomes_one(
+    folder: ContextFolder, tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "data/code").mkdir()
+    for name, mode in {"tool": 0o755, "text": 0o644}.items():
+        (tmp_path / "data/code" / name).write_text(name)
+        (tmp_path / "data/code" / name).chmod(mode)
+    wanted = spec(code={"source": source}, inputs=[{"source": "data:code", "target": "data"}])
+    folder.stage(wanted, {"data": tmp_path / "data"}, Bounds(1 << 20, 100))
+    modes = {
+        str(path.relative_to(folder.path)): path.stat().st_mode & 0o777
+        for part in ("code", "input")
+        for path in (folder.path / part).rglob("*")
+        if path.is_file()
+    }
+    expected = {"code/tool": 0o750, "input/data/tool": 0o640, "input/data/text": 0o640}
+    assert modes == expected | ({"code/text": 0o640} if source == "data:code" else {})
