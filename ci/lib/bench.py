@@ -1,10 +1,12 @@
-"""Runs the measures on the cluster; prints a table; writes JSON."""
+"""Runs the measures, on the cluster but for `read`; prints a table; writes JSON."""
 
 import argparse
 import json
 import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
-ON_BRIDGE = "/opt/slurmbridge/src/ci/lib"
+ON_BRIDGE = "/opt/slurmbridge/src"
+FLIGHTS = "/shared/data/flights/flights.csv"
+READ_KINDS = ("audit", "full")
+READ_LINES = 10_000_000
+READ_GOAL = 250_000
+GROWTH_MIB = 4
+AT_LEAST = {"ratio", "lines/s"}
+Runs = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -22,24 +31,35 @@ class Measure:
 
     value: float
     unit: str
-    goal: float
+    # None: it is only reported.
+    goal: float | None
     holds: bool
     against: str
-    runs: list[dict[str, float]]
+    runs: Runs
 
 
-def on_bridge(script: str, *arguments: str) -> list[dict[str, float]]:
-    """Run a script of this folder on the bridge; its runs."""
+def on_bridge(module: str, *arguments: str) -> Runs:
+    """Run a module of this folder on the bridge; its runs."""
     argv = [str(ROOT / "ci/cluster"), "exec", "bridge", "--"]
-    argv += ["/opt/slurmbridge/venv/bin/python", f"{ON_BRIDGE}/{script}", *arguments]
+    argv += ["env", f"PYTHONPATH={ON_BRIDGE}", "/opt/slurmbridge/venv/bin/python"]
+    return runs_of([*argv, "-m", f"ci.lib.{module}", *arguments])
+
+
+def runs_of(argv: list[str]) -> Runs:
+    """What a program prints as its last line."""
     done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
-    runs: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    runs: Runs = json.loads(done.stdout.splitlines()[-1])
     return runs
+
+
+def ratio(runs: Runs, of: str, to: str) -> float:
+    """The median of the ratios, each within one round."""
+    return median(run[of] / run[to] for run in runs)
 
 
 def submit() -> Measure:
     """Accepted rows to stored job ids, against a loop that does nothing but submit."""
-    runs = on_bridge("bench_submit.py")
+    runs = on_bridge("bench_submit")
     value = median(run["bridge_per_s"] / run["bare_pyslurm_per_s"] for run in runs)
     against = (
         "Processes a second from rows to job ids, as a share of a bare pyslurm loop with the same "
@@ -50,7 +70,7 @@ def submit() -> Measure:
 
 def seal() -> Measure:
     """What the seal costs a Process: the script on the node against a bare container."""
-    runs = on_bridge("bench_seal.py", "start")
+    runs = on_bridge("bench_seal", "start")
     cost = {
         kind: median(run[f"{kind}_s"] for run in runs) - median(run["bare_s"] for run in runs)
         for kind in ("sealed", "traced")
@@ -67,21 +87,171 @@ def seal() -> Measure:
 
 def cpu() -> Measure:
     """What the seal costs a program that computes, by its own clock."""
-    runs = on_bridge("bench_seal.py", "cpu")
-    ratio = {
-        kind: median(run[f"{kind}_s"] / run["bare_s"] for run in runs)
-        for kind in ("sealed", "traced")
-    }
-    value = ratio["sealed"]
+    runs = on_bridge("bench_seal", "cpu")
+    value, traced = (ratio(runs, f"{kind}_s", "bare_s") for kind in ("sealed", "traced"))
     against = (
         "time of a computing program, as a multiple of its time in a bare container in the same "
-        f"run, medians; sealed. (Sealed and traced: {ratio['traced']:.3f}.) A system call costs "
+        f"run, medians; sealed. (Sealed and traced: {traced:.3f}.) A system call costs "
         "one table look-up more; what differs is the noise of a small machine"
     )
     return Measure(round(value, 3), "x", 1.03, value <= 1.03, against, runs)
 
 
-MEASURES: dict[str, Callable[[], Measure]] = {"submit": submit, "seal": seal, "cpu": cpu}
+def tracing(kind: str, goal: float | None, what: str, bound: str) -> Measure:
+    """What a trace costs a program, by its own clock, beside the same seal without one."""
+    runs = on_bridge("bench_tracing", kind)
+    value, wall = (ratio(runs, f"audit_{name}", f"off_{name}") for name in ("program_s", "wall_s"))
+    lines = median(run["audit_lines"] for run in runs)
+    against = (
+        f"time of {what} at level audit, as a multiple of its time at level off in the same job, "
+        f"medians. (Of the whole script's time: {wall:.3f}; {lines:.0f} lines of trace.) {bound}"
+    )
+    return Measure(round(value, 3), "x", goal, goal is None or value <= goal, against, runs)
+
+
+def trace_cpu() -> Measure:
+    """A program that computes makes few calls."""
+    bound = "Calls that are not recorded pass at full speed"
+    return tracing("cpu", 1.03, "a computing program", bound)
+
+
+def trace_flights() -> Measure:
+    """The demo."""
+    provide_flights()
+    bound = "Bound by the files that Python opens to import pandas and matplotlib"
+    return tracing("flights", 1.15, "the demo's analysis, from execve to exit,", bound)
+
+
+def trace_compile() -> Measure:
+    """Short processes, each of which opens many files."""
+    build_programs()
+    bound = "Bound by two stops for each file that is opened or looked for"
+    return tracing("compile", None, "`make -j2` of 60 C files", bound)
+
+
+@cache
+def opens_runs(kind: str) -> Runs:
+    """Two measures come from the same runs."""
+    return on_bridge("bench_tracing", kind)
+
+
+def loops(runs: Runs) -> list[str]:
+    """The names of the loops that were timed: where the file lies, and what opens it."""
+    times = [key for key in runs[0] if key.startswith("off_") and key.endswith("_s")]
+    return [key.removeprefix("off_").removesuffix("_s") for key in times if key != "off_wall_s"]
+
+
+def opens(kind: str, way: str, goal: float, bound: str) -> Measure:
+    """The cost of audit for files that are only opened and closed; the worst loop counts."""
+    runs = opens_runs(kind)
+    found = {name: ratio(runs, f"audit_{name}_s", f"{way}_{name}_s") for name in loops(runs)}
+    worst = max(found, key=lambda name: found[name])
+    value = found[worst]
+    others = ", ".join(f"{name} {number:.2f}" for name, number in found.items())
+    against = (
+        f"time of a loop that opens and closes a file at level audit, as a multiple of its time "
+        f"{bound} The worst is {worst}, where the file lies and what opens it; all: {others}"
+    )
+    return Measure(round(value, 3), "x", goal, value <= goal, against, runs)
+
+
+def trace_opens() -> Measure:
+    """Against no trace."""
+    bound = (
+        "at level off, medians; one CPU. Bound by two stops for each open, at each of which the "
+        "kernel changes from the program to strace and back."
+    )
+    return opens("opens", "off", 3, bound)
+
+
+def trace_opens_plain() -> Measure:
+    """Against `strace --follow-forks` with nothing else, in the same seal."""
+    bound = "under `strace -f`, which records every call, medians; one CPU."
+    return opens("opens", "plain", 0.5, bound)
+
+
+def trace_opens_two() -> Measure:
+    """Where strace and the program have a CPU each."""
+    bound = (
+        "at level off, medians; two CPUs. Bound by waking the other CPU, four times for each open; "
+        "on a virtual machine each of these may go through its host."
+    )
+    found = opens("opens-two", "off", 3, bound)
+    return replace(found, goal=None, holds=True)
+
+
+def read(lines: int) -> Measure:
+    """How fast a trace is read, on one core."""
+    return reading(runs_of([sys.executable, str(ROOT / "ci/lib/bench_trace.py"), str(lines)]))
+
+
+def reading(runs: Runs) -> Measure:
+    """Both kinds of trace have to be read at this speed, and memory may not grow."""
+    speeds = {kind: median(run[f"{kind}_lines_per_s"] for run in runs) for kind in READ_KINDS}
+    growth = max(run[f"{kind}_growth_kib"] for run in runs for kind in READ_KINDS) / 1024
+    value = min(speeds.values())
+    lines = max(run["full_lines"] for run in runs)
+    against = (
+        f"lines of trace read in a second of one core's time; the lower of audit "
+        f"({speeds['audit']:.0f}) and full ({speeds['full']:.0f}). Over {lines:.0f} lines of full, "
+        f"memory grew by {growth:.1f} MiB (goal: below {GROWTH_MIB}); bound by Python"
+    )
+    holds = value >= READ_GOAL and growth < GROWTH_MIB
+    return Measure(round(value), "lines/s", READ_GOAL, holds, against, runs)
+
+
+def provide_flights() -> None:
+    """The demo's data, where the bridge finds them."""
+    on = [str(ROOT / "ci/cluster"), "exec", "bridge", "--"]
+    if subprocess.run([*on, "test", "-s", FLIGHTS], check=False).returncode:
+        demo = [sys.executable, str(ROOT / "ci/lib/demo.py"), "data"]
+        data = subprocess.run(demo, check=True, stdout=subprocess.PIPE).stdout
+        put = 'mkdir -p "$(dirname "$1")" && cat >"$1.new" && mv "$1.new" "$1"'
+        subprocess.run([*on, "sh", "-c", put, "sh", FLIGHTS], input=data, check=True)
+
+
+def build_programs() -> None:
+    """The image with a compiler; it takes minutes the first time."""
+    argv = [str(ROOT / "ci/cluster"), "exec", "bridge", "--", "env"]
+    argv += [f"SLURMBRIDGE_DEFINITIONS={ON_BRIDGE}/tests/definitions"]
+    argv += ["slurmbridge", "images", "build", "programs"]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+
+
+MEASURES: dict[str, Callable[[], Measure]] = {
+    "submit": submit,
+    "seal": seal,
+    "cpu": cpu,
+    "trace-cpu": trace_cpu,
+    "trace-flights": trace_flights,
+    "trace-compile": trace_compile,
+    "trace-opens": trace_opens,
+    "trace-opens-plain": trace_opens_plain,
+    "trace-opens-two": trace_opens_two,
+    "read": lambda: read(READ_LINES),
+}
+
+
+def goal_of(measure: Measure) -> str:
+    """A goal as a reader sees it."""
+    if measure.goal is None:
+        return "-"
+    return f"{'>=' if measure.unit in AT_LEAST else '<='} {measure.goal}"
+
+
+def named(names: list[str]) -> list[str]:
+    """The measures that somebody asked for: by name, or all that begin with it and a dash.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    found = []
+    for name in names or list(MEASURES):
+        group = [other for other in MEASURES if other == name or other.startswith(f"{name}-")]
+        if not group:
+            raise ValueError(f"there is no measure {name!r}; there are: {', '.join(MEASURES)}")
+        found += group if name not in MEASURES else [name]
+    return list(dict.fromkeys(found))
 
 
 def show(measures: dict[str, Measure]) -> None:
@@ -89,11 +259,16 @@ def show(measures: dict[str, Measure]) -> None:
     table = Table("measure", "value", "goal", "holds", "against")
     for name, measure in measures.items():
         holds = "yes" if measure.holds else "NO"
-        goal = f"{'>=' if measure.unit == 'ratio' else '<='} {measure.goal}"
-        table.add_row(name, f"{measure.value} {measure.unit}", goal, holds, measure.against)
+        table.add_row(
+            name, f"{measure.value} {measure.unit}", goal_of(measure), holds, measure.against
+        )
     console = Console()
     console.print(table)
+    shown: list[Runs] = []
     for name, measure in measures.items():
+        if any(measure.runs is runs for runs in shown):
+            continue
+        shown.append(measure.runs)
         medians = {key: median(run[key] for run in measure.runs) for key in measure.runs[0]}
         figures = ", ".join(f"{key} {value:.3f}" for key, value in medians.items())
         console.print(f"{name}, medians of {len(measure.runs)} runs: {figures}")
@@ -102,12 +277,18 @@ def show(measures: dict[str, Measure]) -> None:
 def main() -> int:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="ci/bench")
-    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=", ".join(MEASURES))
+    parser.add_argument(
+        "measures", nargs="*", metavar="MEASURE", help=", ".join([*MEASURES, "trace"])
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
+    lines_help = "of `full` that the measure `read` reads (default: %(default)s)"
+    parser.add_argument("--lines", type=int, default=READ_LINES, metavar="N", help=lines_help)
     arguments = parser.parse_args()
-    names = arguments.measures or list(MEASURES)
-    if unknown := [name for name in names if name not in MEASURES]:
-        parser.error(f"there is no measure {unknown[0]!r}; there are: {', '.join(MEASURES)}")
+    try:
+        names = named(arguments.measures)
+    except ValueError as error:
+        parser.error(str(error))
+    MEASURES["read"] = lambda: read(arguments.lines)
     measures = {name: MEASURES[name]() for name in names}
     show(measures)
     if arguments.json:
