@@ -104,6 +104,16 @@ def bridge(cluster: Cluster, url: str) -> Cluster:
 
 
 @pytest.fixture(scope="session")
+def programs(bridge: Cluster) -> str:
+    """The name of an image with compilers, Java and more; built once, in some minutes."""
+    definitions = "SLURMBRIDGE_DEFINITIONS=/opt/slurmbridge/src/tests/definitions"
+    build = ("env", definitions, "slurmbridge", "images", "build", "programs")
+    built = bridge.run("bridge", *build, timeout_seconds=1500)
+    assert built.exit_code == 0, built.stderr[-2000:]
+    return "programs"
+
+
+@pytest.fixture(scope="session")
 def token(bridge: Cluster) -> str:
     return bridge.must("bridge", "slurmbridge", "tokens", "add", "e2e").strip()
 

@@ -31,14 +31,17 @@ _OUTSIDE = {
 
 
 def stage(bridge: Cluster, folder: Path) -> int:
-    """The sources, the data, and prog.c compiled; returns the size of that."""
+    """The sources, the data, and what is written in C compiled; returns the size of prog."""
     gcc = shutil.which("gcc")
     assert gcc, "gcc is missing"
-    program = folder / "prog"
+    program, hello = folder / "prog", folder / "hello"
     options = ("-static", "-O1", "-Wall", "-Werror", "-pthread")
-    subprocess.run([gcc, *options, "-o", str(program), str(FOLDER / "prog.c")], check=True)
-    for path in (*(FOLDER / name for name in _SOURCES), program):
+    for made in (program, hello):
+        source = FOLDER / f"{made.name}.c"
+        subprocess.run([gcc, *options, "-o", str(made), str(source)], check=True)
+    for path in (*(FOLDER / name for name in _SOURCES), program, hello):
         bridge.write("bridge", f"{_CODE}/{path.name}", path.read_bytes())
+    bridge.must("bridge", "chmod", "755", f"{_CODE}/hello")
     bridge.write("bridge", _DATA, bytes(expected.DATA_BYTES))
     return program.stat().st_size
 
