@@ -185,8 +185,8 @@ def _network(rule: NetworkRule, streams: Sequence[StreamReport]) -> Iterator[Cas
 
 
 def _allowed(rule: NetworkRule, entry: NetworkEntry, nothing: bool) -> bool:
-    if entry.use is Use.LISTEN:
-        # Its address is that of its bind.
+    if entry.use is Use.LISTEN or (entry.use is Use.ACCEPT and not entry.address):
+        # Its address is that of its bind; and who came was not asked for.
         return not nothing
     if entry.family in rule.families:
         return True

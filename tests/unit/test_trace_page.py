@@ -175,7 +175,7 @@ def test_the_tree_tells_every_process(acts: StreamReport, acts_page: Page) -> No
     text = acts_page.text
     for process in acts.processes.entries:
         assert str(process.key.pid) in text
-    assert "killed by SIGTERM, not certain who started it" in text
+    assert "killed by SIGTERM" in text
     assert "exit code 7" in text
     depths = [where.count("ul li") for where, data in acts_page.texts if data == "11167"]
     assert max(depths) == 4
@@ -473,3 +473,14 @@ def test_every_word_of_the_report_is_explained() -> None:
         assert f"| `{word}` |" in text, word
     assert set(PLACES) == set(Place)
     assert set(DOUBTS) == set(Doubt)
+
+
+def test_a_parent_that_is_not_certain_is_said_to_be_so() -> None:
+    first, second = ev.Key(7, 1), ev.Key(8, 2)
+    events = [
+        ev.Started(1, 1, first, None, True),
+        ev.Started(2, 2, second, first, False),
+        ev.Ended(3, 3, second, 0, None),
+        ev.Ended(4, 4, first, 0, None),
+    ]
+    assert "not certain who started it" in page(told_of(fold(events, USUAL)))

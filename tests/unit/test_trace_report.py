@@ -88,7 +88,7 @@ def test_the_tree_of_processes(acts: StreamReport) -> None:
     assert (parents[11167], parents[11166], by_pid[11167].depth) == (11166, 11159, 3)
     assert by_pid[11160].code == 7
     assert by_pid[11168].signal == "SIGTERM"
-    assert not by_pid[11168].certain
+    assert by_pid[11168].certain
     assert [program.error for program in by_pid[11180].programs] == ["ENOENT", "EACCES", ""]
     assert not by_pid[11180].programs[-1].whole
     assert by_pid[11180].programs[-1].argv == ('tr"ue', "AAAA", "z\\x0a\\xff")
@@ -137,7 +137,7 @@ def test_calls_signals_and_doubts(acts: StreamReport) -> None:
     ]
     assert {e.signal for e in acts.signals.entries} >= {"SIGSEGV", "SIGKILL", "SIGSTOP"}
     assert [mark.line for mark in acts.missed.entries] == [397]
-    assert acts.doubts == (Doubt.MISSED_CALLS, Doubt.UNCERTAIN_PARENTS)
+    assert acts.doubts == (Doubt.MISSED_CALLS,)
     assert not acts.may_pass
     assert acts.left_out == 0
 
