@@ -3,23 +3,29 @@
 In the container's process namespace a call gives another number than the one strace knows the
 child by, and the child's first line may come before the call's result. So a number that was not
 seen before is matched with the calls that still lack a child. Calls of one kind (same process, same
-working directory, same sort of child) are as good as one another; where several kinds are left, the
-order in which the kernel gives numbers decides, if it can.
+working directory, same sort of child) are as good as one another. Where several kinds are left, the
+number waits for what tells more. Certain is only what can be no other: of two calls at once nobody
+knows whose child got the lower number.
 """
 
 import re
+import sys
 from collections import deque
+from typing import NamedTuple
 
 from slurmbridge.trace.lines import error_of, number_of
-from slurmbridge.trace.living import Birth, Kind, Thread
+from slurmbridge.trace.living import Birth, Kind, Order, Process, Thread
 
 FORKS = frozenset({b"fork", b"vfork", b"clone", b"clone3"})
 _FLAG = re.compile(rb"CLONE_[A-Z]+")
 _RESULT = re.compile(rb"\) += (.+)$")
 # More calls without a child than threads can live: the trace is damaged.
 _MOST = 65_536
+# Of one kind, these are known one by one.
+_MOST_ALIKE = 256
 # Numbers go up, and begin anew at the end: nearer ones than this were given in their order.
 _NEAR = 8192
+_MOST_WAITING = 512
 
 
 def birth(name: bytes, text: bytes, caller: Thread, line: int) -> Birth:
@@ -29,142 +35,446 @@ def birth(name: bytes, text: bytes, caller: Thread, line: int) -> Birth:
     sibling = b"CLONE_PARENT" in flags and not thread
     shares = b"CLONE_FS" in flags
     apart = b"CLONE_NEWPID" in flags
-    return Birth(Kind(caller.process, caller.folder, thread, shares, sibling, apart), line)
+    kind = Kind(caller.process, caller.folder, thread, shares, sibling, apart, not caller.certain)
+    return Birth(kind, line, caller.process.counts_as_strace is True)
+
+
+class Seen(NamedTuple):
+    """A number that is not known: in which line it was seen first, and what its lines tell."""
+
+    pid: int
+    line: int
+    # It has executed a program under its own number. A thread gets that of the first thread.
+    leads: bool = False
+    # A thread of this process, which has executed a program.
+    group: Process | None = None
+
+    def fits(self, kind: Kind) -> bool:
+        """Whether it can be a child of such a call."""
+        if self.group is not None:
+            return kind.thread and kind.parent is self.group
+        return not (self.leads and kind.thread)
+
+
+class Origin(NamedTuple):
+    """Where a number comes from; `birth` where it is known which of its kind."""
+
+    kind: Kind | None
+    certain: bool = False
+    birth: Birth | None = None
+
+
+class _Group:
+    """Pools of which children were taken without knowing whose; `left` more are to be seen."""
+
+    def __init__(self, pool: "_Pool") -> None:
+        self.pools = {pool: None}
+        self.left = 0
+
+
+class _Pool:
+    """The calls of one kind, of which `left` at most have a child that was not seen."""
+
+    def __init__(self, kind: Kind, begun: int) -> None:
+        self.kind = kind
+        self.births: dict[int, Birth] = {}
+        self.left = 0
+        self.pending = 0
+        # The lines in which the first and the last of them began, and in which the last returned.
+        self.earliest = self.newest = begun
+        self.latest = 0
+        self.group = _Group(self)
+
+
+class _Own:
+    """Calls of one kind that give strace's own numbers, and have not returned."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.births: dict[int, Birth] = {}
+        # Numbers that were taken for theirs.
+        self.taken: set[int] = set()
 
 
 class Births:
-    """The calls that still lack a child; of each kind, the oldest first."""
+    """The calls that still lack a child."""
 
     def __init__(self) -> None:
-        self._kinds: dict[Kind, dict[int, Birth]] = {}
-        # By the number that the call gave, where it may be strace's own.
+        self._pools: dict[Kind, _Pool] = {}
+        self._own: dict[Kind, _Own] = {}
+        # By the number that the call gave, where it is strace's own.
         self._given: dict[int, Birth] = {}
         self._size = 0
-        # The launcher's calls that have not returned.
-        self._launchers: set[int] = set()
-        # In which line a call began, and the number that its child got.
-        self._numbers: deque[tuple[int, int]] = deque(maxlen=128)
-        # By the number that the call gave in a namespace; how far these numbers last were apart.
-        self._given_inside: dict[int, Birth] = {}
-        self._apart = 0
+        # Calls were forgotten: nothing is certain any more.
+        self._lost = False
+        # Children of which it is known which call gave them, in the order of the lines.
+        self._orders: deque[Order] = deque(maxlen=16)
+        self._last = 0
+        self._wrapped = 0
+        self._matched: dict[int, Origin] = {}
 
     def __len__(self) -> int:
-        return self._size
+        return self._size + len(self._given) + sum(len(own.births) for own in self._own.values())
 
     def add(self, birth: Birth) -> None:
         """A call has begun."""
+        kind = birth.kind
+        if birth.own:
+            own = self._own.get(kind)
+            if own is None:
+                own = self._own[kind] = _Own(kind)
+            own.births[id(birth)] = birth
+            return
         if self._size >= _MOST:
-            oldest = next(iter(self._kinds.values()), None) or self._given
-            self._remove(next(iter(oldest.values())))
-        self._kinds.setdefault(birth.kind, {})[id(birth)] = birth
+            self._lost = True
+            self._dissolve(next(iter(self._pools.values())))
+        pool = self._pools.get(kind)
+        if pool is None:
+            pool = self._pools[kind] = _Pool(kind, birth.begun)
+        pool.births[id(birth)] = birth
+        pool.newest = birth.begun
+        pool.pending += 1
+        pool.left += 1
+        pool.group.left += 1
         self._size += 1
-        if not birth.kind.parent.counts:
-            self._launchers.add(id(birth))
+        if len(pool.births) > _MOST_ALIKE:
+            del pool.births[next(iter(pool.births))]
 
     def returned(self, birth: Birth, text: bytes, line: int) -> None:
         """A call has ended: it gave a number, or failed and has no child."""
         found = _RESULT.search(text)
-        if found is None or error_of(found[1]):
-            if birth.child is None:
-                self._remove(birth)
+        failed = found is None or bool(error_of(found[1]))
+        number = None if found is None or failed else number_of(found[1])
+        birth.given, birth.line = number, line
+        if birth.order is not None:
+            birth.order.line = line
+        if birth.own:
+            self._returned_own(birth, number)
             return
-        parent = birth.kind.parent
-        self._launchers.discard(id(birth))
-        birth.given, birth.line = number_of(found[1]), line
-        if birth.child is not None:
-            if birth.sole:
-                parent.counts_as_strace = birth.given == birth.child
+        if birth.sole and birth.kind.parent.counts_as_strace is None:
+            birth.kind.parent.counts_as_strace = number == birth.child
+        pool = self._pools.get(birth.kind)
+        if pool is None or id(birth) not in pool.births:
             return
-        if birth.given is None:
-            return
-        if parent.counts_as_strace is False:
-            self._given_inside[birth.given] = birth
-        else:
-            self._given[birth.given] = birth
-            if parent.counts_as_strace:
-                self._numbers.append((birth.begun, birth.given))
+        pool.pending -= 1
+        pool.latest = line
+        if failed:
+            self._remove(birth, pool)
+        elif number is not None and birth.kind.parent.counts_as_strace is None:
+            self._given[number] = birth
 
-    def abandoned(self, birth: Birth) -> None:
+    def _returned_own(self, birth: Birth, number: int | None) -> None:
+        own = self._own.get(birth.kind)
+        if own is None or own.births.pop(id(birth), None) is None:
+            return
+        if not own.births:
+            del self._own[birth.kind]
+        if number is None:
+            return
+        for other in (own, *self._own.values()):
+            if number in other.taken:
+                other.taken.discard(number)
+                return
+        # Also where another number was taken for this one's.
+        if len(self._given) >= _MOST:
+            del self._given[next(iter(self._given))]
+        self._given[number] = birth
+
+    def abandoned(self, birth: Birth, line: int) -> None:
         """The caller has ended before the call did: nobody knows whether there is a child."""
-        if birth.child is None and birth.given is None:
-            self._remove(birth)
-            birth.kind = birth.kind._replace(doubtful=True)
-            self.add(birth)
+        if birth.sole:
+            return
+        pool, own = self._pools.get(birth.kind), self._own.get(birth.kind)
+        if birth.own and own is not None and own.births.pop(id(birth), None) is not None:
+            full = len(own.taken) > len(own.births)
+            if not own.births:
+                del self._own[birth.kind]
+            if full:
+                return
+        elif not birth.own and pool is not None and id(birth) in pool.births:
+            pool.pending -= 1
+            self._remove(birth, pool)
+        else:
+            return
+        birth.kind = birth.kind._replace(doubtful=True)
+        birth.own, birth.line = False, line
+        self.add(birth)
+        pool = self._pools[birth.kind]
+        pool.pending -= 1
+        pool.latest = line
 
-    def must_wait(self, pid: int) -> bool:
-        """Whether one of the launcher's calls has to return before its parent is known."""
-        if not self._launchers:
-            return False
-        candidates = self._candidates(pid)
-        return (
-            len(candidates) > 1
-            and any(birth.given is None and not birth.kind.parent.counts for birth in candidates)
-            and any(birth.kind.parent.counts for birth in candidates)
-        )
+    def several(self, seen: Seen) -> list["_Pool | _Own"]:
+        """The kinds of calls that a number may belong to, if waiting may tell more of it."""
+        # Nearly always there is one kind.
+        if len(self._pools) + len(self._own) < 2:
+            return []
+        if seen.pid in self._matched or seen.pid in self._given:
+            return []
+        feasible = self._feasible(seen)
+        return feasible if len(feasible) > 1 else []
 
-    def take(self, pid: int) -> tuple[Birth | None, bool]:
-        """The call whose child a new number is, and whether it can be no other."""
-        candidates = self._candidates(pid)
-        if not candidates:
-            return None, False
-        chosen = candidates[0] if len(candidates) == 1 else self._guess(pid, candidates)
-        if chosen.given == pid - self._apart:
-            self._numbers.append((chosen.begun, pid))
-        certain = len(candidates) == 1 and not chosen.kind.doubtful
-        chosen.child = pid
-        chosen.sole = certain and len(self._kinds.get(chosen.kind, ())) <= 1
-        self._remove(chosen)
-        if chosen.sole:
-            self._numbers.append((chosen.begun, pid))
-            if chosen.given is not None:
-                chosen.kind.parent.counts_as_strace = chosen.given == pid
-                self._apart = pid - chosen.given
-        return chosen, certain
+    def take(self, seen: Seen, *, certain: bool = True) -> Origin:
+        """The call whose child a number is."""
+        pid = seen.pid
+        if pid + _NEAR < self._last:
+            # The numbers have begun anew, or an old thread says something at last.
+            self._wrapped = seen.line
+            self._orders.clear()
+        self._last = pid
+        if (matched := self._matched.pop(pid, None)) is not None:
+            return matched
+        if (exact := self._given.pop(pid, None)) is not None:
+            if (pool := self._pools.get(exact.kind)) and id(exact) in pool.births:
+                self._remove(exact, pool)
+            return self._identified(exact, pid)
+        feasible = self._feasible(seen)
+        if not feasible:
+            return Origin(None)
+        if len(feasible) > 1 and any(isinstance(kind, _Own) for kind in feasible):
+            self._lost = True
+        certain = certain and len(feasible) == 1 and not self._lost
+        chosen = feasible[0] if len(feasible) == 1 else _guess(feasible)
+        certain = certain and not chosen.kind.doubtful
+        if isinstance(chosen, _Own):
+            chosen.taken.add(pid)
+            return Origin(chosen.kind, certain)
+        if certain and chosen.left == chosen.group.left == len(chosen.births) == 1:
+            (birth,) = chosen.births.values()
+            self._remove(birth, chosen)
+            return self._identified(birth, pid)
+        self._take_any([pool for pool in feasible if isinstance(pool, _Pool)])
+        return Origin(chosen.kind, certain)
 
-    def _guess(self, pid: int, candidates: list[Birth]) -> Birth:
-        """In doubt it is the program's: nothing of it is ever cut away."""
-        guess = self._given_inside.get(pid - self._apart)
-        if guess is not None and any(guess.kind == birth.kind for birth in candidates):
-            return guess
-        return next((birth for birth in candidates if birth.kind.parent.counts), candidates[0])
+    def _take_any(self, pools: list[_Pool]) -> None:
+        """A child of one of these was seen; which one it is of stays unknown."""
+        group = pools[0].group
+        for pool in pools[1:]:
+            if pool.group is not group:
+                group.left += pool.group.left
+                for other in pool.group.pools:
+                    other.group = group
+                    group.pools[other] = None
+        if len(pools) == 1:
+            pools[0].left -= 1
+        group.left -= 1
+        self._size -= 1
+        self._settle(pools[0])
 
-    def _remove(self, birth: Birth) -> None:
-        self._launchers.discard(id(birth))
-        births = self._kinds.get(birth.kind, {})
-        if births.pop(id(birth), None) is not None:
-            self._size -= 1
-            if not births:
-                del self._kinds[birth.kind]
-        for by_number in (self._given, self._given_inside):
-            if birth.given is not None and by_number.get(birth.given) is birth:
-                del by_number[birth.given]
+    def _identified(self, birth: Birth, pid: int) -> Origin:
+        birth.child, birth.sole = pid, True
+        parent = birth.kind.parent
+        if birth.given is not None and parent.counts_as_strace is None:
+            parent.counts_as_strace = birth.given == pid
+        birth.order = Order(pid, birth.begun, birth.line)
+        self._orders.append(birth.order)
+        return Origin(birth.kind, True, birth)
 
-    def _candidates(self, pid: int) -> list[Birth]:
-        """One call of each kind that the number may belong to."""
-        exact = self._given.get(pid)
-        if exact is not None and exact.kind.parent.counts_as_strace is not False:
-            return [exact]
-        likely: list[Birth] = []
-        doubtful: list[Birth] = []
-        for kind, births in self._kinds.items():
-            first = next(iter(births.values()))
-            if kind.parent.counts_as_strace:
-                # One that has returned would have been given the number itself.
-                pending = (birth for birth in births.values() if birth.given is None)
-                first = next(pending, first)
-                if first.given is not None:
+    def _remove(self, birth: Birth, pool: _Pool) -> None:
+        pool.births.pop(id(birth), None)
+        pool.left -= 1
+        pool.group.left -= 1
+        self._size -= 1
+        self._settle(pool)
+
+    def _settle(self, pool: _Pool) -> None:
+        """Forget those of whom no child is to come."""
+        group = pool.group
+        if group.left <= 0:
+            self._size -= group.left
+            for other in list(group.pools):
+                self._forget(other)
+        elif pool.left <= 0:
+            self._forget(pool)
+
+    def _dissolve(self, pool: _Pool) -> None:
+        self._size -= pool.group.left
+        for other in list(pool.group.pools):
+            self._forget(other)
+
+    def _forget(self, pool: _Pool) -> None:
+        pool.group.pools.pop(pool, None)
+        if self._pools.get(pool.kind) is pool:
+            del self._pools[pool.kind]
+
+    def _feasible(self, seen: Seen) -> list["_Pool | _Own"]:
+        """The kinds of calls that the number may belong to.
+
+        A call that returned before another began got the lower number in every namespace.
+        (alloc_pid of the kernel gives the number of each namespace under a lock
+        of its own: of calls at the same time one may be first here, the other there.)
+        """
+        found: list[_Pool | _Own] = [
+            own
+            for own in self._own.values()
+            if len(own.births) > len(own.taken)
+            and seen.fits(own.kind)
+            and next(iter(own.births.values())).begun < seen.line
+        ]
+        below, above, pid = 0, sys.maxsize, seen.pid
+        if len(self._pools) + len(found) > 1:
+            for order in self._orders:
+                apart = pid - order.number
+                if apart > 0:
+                    if apart < _NEAR and order.begun > below:
+                        below = order.begun
+                elif -_NEAR < apart < 0 and 0 < order.line < above:
+                    above = order.line
+        for pool in self._pools.values():
+            if pool.earliest >= seen.line or not seen.fits(pool.kind):
+                continue
+            before = not pool.pending and pool.latest < below
+            if pool.earliest <= self._wrapped or not (before or pool.earliest > above):
+                found.append(pool)
+        return found
+
+    def match(self, waiting: list[tuple[Seen, list["_Pool | _Own"]]]) -> bool:
+        """Where as many wait as calls are left, each is somebody's: in their order."""
+        pools: dict[_Pool, None] = {}
+        for _, feasible in waiting:
+            for kind in feasible:
+                if kind in pools:
                     continue
-            (doubtful if kind.doubtful else likely).append(first)
-        if len(likely) > 1:
-            likely = [birth for birth in likely if not self._too_early(birth, pid)] or likely
-        return likely or doubtful
-
-    def _too_early(self, birth: Birth, pid: int) -> bool:
-        """Whether a call that began later than all of this kind returned got a lower number."""
-        last = next(reversed(self._kinds[birth.kind].values()))
-        if last.given is None:
+                if not isinstance(kind, _Pool) or not _plain(kind):
+                    return False
+                pools[kind] = None
+        numbers = sorted((seen for seen, _ in waiting), key=lambda seen: seen.pid)
+        births = [birth for pool in pools for birth in pool.births.values()]
+        if not births or len(births) != len(numbers):
             return False
-        for begun, number in reversed(self._numbers):
-            if begun > last.line and 0 < pid - number < _NEAR:
-                return True
-        return False
+        births.sort(key=lambda birth: birth.given or 0)
+        ordered = not self._lost and numbers[-1].pid - numbers[0].pid < _NEAR
+        ordered = ordered and min(birth.begun for birth in births) > self._wrapped
+        ordered = ordered and _agrees(births, numbers)
+        for birth in births:
+            self._remove(birth, self._pools[birth.kind])
+        apart = _apart(births)
+        for seen, birth, (kinds, size) in zip(numbers, births, apart, strict=True):
+            certain = ordered and kinds == 1
+            if certain and size == 1:
+                self._matched[seen.pid] = self._identified(birth, seen.pid)
+            else:
+                self._matched[seen.pid] = Origin(birth.kind, certain)
+        return True
+
+
+def _guess(feasible: list["_Pool | _Own"]) -> "_Pool | _Own":
+    """In doubt it is the program's: nothing of it is ever cut away.
+
+    And a process, whose beginning is told with the doubt. Most children speak soon.
+    """
+
+    def likely(kind: _Pool | _Own) -> tuple[bool, bool, bool, int]:
+        newest = kind.newest if isinstance(kind, _Pool) else 0
+        return kind.kind.parent.counts, not kind.kind.doubtful, not kind.kind.thread, newest
+
+    return max(feasible, key=likely)
+
+
+def _plain(pool: _Pool) -> bool:
+    """Whether each call of it has a child that was not seen."""
+    alone = len(pool.group.pools) == 1
+    complete = alone and len(pool.births) == pool.left == pool.group.left
+    return complete and not pool.pending and not pool.kind.doubtful
+
+
+def _agrees(births: list[Birth], numbers: list[Seen]) -> bool:
+    """Whether the order of the numbers inside is possible."""
+    latest = 0
+    for birth, seen in zip(births, numbers, strict=True):
+        latest = max(latest, birth.begun)
+        if birth.line < latest or birth.begun >= seen.line or not seen.fits(birth.kind):
+            return False
+    return True
+
+
+def _apart(births: list[Birth]) -> list[tuple[int, int]]:
+    """Of each call, how many kinds and how many calls there were at that time."""
+    ends: list[tuple[int, int]] = []
+    order = sorted(range(len(births)), key=lambda index: births[index].begun)
+    at_once: list[int] = []
+    until = 0
+    told: dict[int, tuple[int, int]] = {}
+    for index in [*order, None]:
+        if index is None or births[index].begun > until:
+            kinds = len({births[other].kind for other in at_once})
+            told |= dict.fromkeys(at_once, (kinds, len(at_once)))
+            at_once = []
+        if index is not None:
+            at_once.append(index)
+            until = max(until, births[index].line)
+    ends.extend(told[index] for index in range(len(births)))
+    return ends
+
+
+class Waiting:
+    """The lines of a number whose parent is not known yet."""
+
+    def __init__(self, pid: int, line: int) -> None:
+        self.seen = Seen(pid, line)
+        self.lines: list[tuple[int, bytes, re.Match[bytes]]] = []
+        self.size = 0
+        # The first line in which it may have started somebody.
+        self.forks = sys.maxsize
+        self.ended = False
+
+    def add(self, number: int, line: bytes, head: re.Match[bytes]) -> bool:
+        """One more line; whether it tells something of the parent."""
+        first = not self.lines
+        self.lines.append((number, line, head))
+        name = head[5]
+        self.size += len(line)
+        if name is None:
+            self.ended = b" +++ " in line and line.endswith(b" +++")
+        elif name in FORKS:
+            self.forks = min(self.forks, number)
+        elif name.startswith(b"execve") and line.endswith(b" = 0"):
+            self.seen = self.seen._replace(leads=True)
+            return True
+        return first
+
+    @property
+    def full(self) -> bool:
+        """Whether the next line is too much, or somebody else's."""
+        return self.ended or len(self.lines) >= _MOST_WAITING
+
+
+class Queue:
+    """All that wait, in the order of their first lines."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Waiting] = {}
+        # The bytes of all lines.
+        self.held = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def get(self, pid: bytes) -> Waiting | None:
+        """The one with this number."""
+        return self._waiting.get(int(pid)) if self._waiting else None
+
+    def all(self) -> list[Waiting]:
+        """The oldest first."""
+        return list(self._waiting.values())
+
+    def add(self, waiting: Waiting, number: int, line: bytes, head: re.Match[bytes]) -> bool:
+        """One more line of it; whether that tells something of the parent."""
+        self._waiting[waiting.seen.pid] = waiting
+        self.held += len(line)
+        return waiting.add(number, line, head)
+
+    def remove(self, waiting: Waiting) -> None:
+        """It waits no longer."""
+        if self._waiting.pop(waiting.seen.pid, None) is not None:
+            self.held -= waiting.size
+
+    def barrier(self) -> int:
+        """What is seen later may be started by one that waits itself."""
+        if not self._waiting:
+            return sys.maxsize
+        return min(one.forks for one in self._waiting.values())
+
+    def able(self) -> list[Waiting]:
+        """Those that no other one can have started."""
+        barrier = self.barrier()
+        return [one for one in self._waiting.values() if one.seen.line <= barrier]

@@ -379,6 +379,33 @@ def moved(call: Call) -> tuple[Happening, ...] | None:
     return ()
 
 
+_BETWEEN = re.compile(
+    rb"-?\d+(?:<([^>]*)>)?(?:\(deleted\))?, "
+    rb"(?:(?:NULL|0x[0-9a-f]+|\[[^\]]*\](?: => \[[^\]]*\])?), )?"
+    rb"-?\d+(?:<([^>]*)>)?.*\) += (.+)$",
+    re.DOTALL,
+).match
+
+
+def moved_between(call: Call) -> tuple[Happening, ...] | None:
+    """sendfile, copy_file_range, splice: of two descriptors, one is read and one is written."""
+    found = _BETWEEN(call.text)
+    if found is None:
+        return None
+    first, second, result = found.groups()
+    amount = number_of(result)
+    if amount is None or amount <= 0:
+        return ()
+    source, target = (second, first) if call.name == b"sendfile" else (first, second)
+    process = call.thread.process
+    for path, written in ((source, False), (target, True)):
+        if path is not None and path.startswith(b"/"):
+            process.bytes_moved.setdefault(path, [0, 0])[written] += amount
+    if len(process.bytes_moved) > _MOST_PATHS:
+        return transferred(call.line, call.time, process)
+    return ()
+
+
 def transferred(line: int, time: int, process: Process) -> tuple[Happening, ...]:
     """What was counted since it was last told."""
     told = tuple(
@@ -403,18 +430,8 @@ FILES: dict[bytes, Reader] = {
     **dict.fromkeys((b"chdir", b"fchdir"), change_folder),
     **dict.fromkeys((b"kill", b"tkill", b"tgkill", b"pidfd_send_signal"), send_signal),
 }
-MOVES: dict[bytes, Reader] = dict.fromkeys(
-    (
-        b"read",
-        b"readv",
-        b"pread64",
-        b"preadv",
-        b"preadv2",
-        b"write",
-        b"writev",
-        b"pwrite64",
-        b"pwritev",
-        b"pwritev2",
-    ),
-    moved,
-)
+MOVES: dict[bytes, Reader] = {
+    **dict.fromkeys((b"read", b"readv", b"pread64", b"preadv", b"preadv2"), moved),
+    **dict.fromkeys((b"write", b"writev", b"pwrite64", b"pwritev", b"pwritev2"), moved),
+    **dict.fromkeys((b"sendfile", b"copy_file_range", b"splice"), moved_between),
+}

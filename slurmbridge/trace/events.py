@@ -96,9 +96,10 @@ class Started(Event):
 
 @value
 class ThreadStarted(Event):
-    """One more thread of a process."""
+    """One more thread; `certain` is false where the trace leaves open whose it is."""
 
     thread: int
+    certain: bool = True
 
 
 @value

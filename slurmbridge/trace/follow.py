@@ -6,7 +6,7 @@ The state is that of the processes and threads that live at the same time; nothi
 import re
 from collections.abc import Iterable, Iterator
 
-from slurmbridge.trace.births import FORKS, Births, birth
+from slurmbridge.trace.births import FORKS, Births, Origin, Queue, Waiting, birth
 from slurmbridge.trace.calls import Call, executed, refused, signalled, transferred
 from slurmbridge.trace.calls import end_of as end_of_call
 from slurmbridge.trace.events import (
@@ -31,7 +31,6 @@ from slurmbridge.trace.lines import (
 )
 from slurmbridge.trace.living import (
     Begin,
-    Birth,
     Counts,
     Folder,
     Pending,
@@ -46,6 +45,8 @@ from slurmbridge.trace.readers import (
     READERS,
     SEALING,
     Notes,
+    at_once,
+    parts,
 )
 
 __all__ = ["Begin", "Counts", "Follower"]
@@ -56,14 +57,20 @@ LONGEST_LINE = 16 * 1024 * 1024
 _TEXT_KEPT = 200
 _CHILD = b"--- SIGCHLD {si_signo=SIGCHLD, "
 _BATCH = 1024
-_MOST_WAITING = 512
+_MOST_HELD = 16 * 1024 * 1024
 
 
 class Follower:
     """Reads one trace, once."""
 
-    def __init__(self, begin: Begin = Begin.SEALED, *, noted: bool = True) -> None:
-        """Without `noted`, sbseal's notes tell nothing: strace has recorded the calls."""
+    def __init__(
+        self, begin: Begin = Begin.SEALED, *, noted: bool = True, cut: bool = False
+    ) -> None:
+        """Without `noted`, sbseal's notes tell nothing: strace has recorded the calls.
+
+        A trace that was `cut` at its limit ends within a line; else that is damage.
+        """
+        self._cut = cut
         self.counts = Counts()
         # The first task.
         self.program: Key | None = None
@@ -74,8 +81,9 @@ class Follower:
         self._seal: Process | None = None
         self._threads: dict[bytes, Thread] = {}
         self._births = Births()
-        self._waiting: dict[bytes, list[tuple[int, bytes]]] = {}
+        self._waiting = Queue()
         self._born = 0
+        self._releasing = False
         # Of a line that was read of late.
         self._time = 0
 
@@ -99,7 +107,7 @@ class Follower:
                 yield from self._lines(lines[start : start + _BATCH])
             if overlong or len(rest) > LONGEST_LINE:
                 rest, overlong = b"", True
-        if rest or overlong:
+        if overlong or (rest and not self._cut):
             # strace ends every line: this one was cut.
             yield self._unreadable(self._next(), rest)
         yield from self._finish()
@@ -124,7 +132,7 @@ class Follower:
                 elif call is None:
                     events = self._child_signal(line, head, thread)
                 elif call in thread.calls:
-                    events = self._at_once(number, line, thread, head)
+                    events = at_once(number, line, thread, head)
                 else:
                     # Most lines are these: calls that tell nothing.
                     events = self._quiet(line, thread)
@@ -159,56 +167,45 @@ class Follower:
             return None
         return ()
 
-    @staticmethod
-    def _at_once(
-        number: int, line: bytes, thread: Thread, head: re.Match[bytes]
-    ) -> tuple[Happening, ...] | None:
-        """A call that is neither a start nor a program, of the program's own; else None."""
-        _, seconds, micros, resumed, name, opening, _ = head.groups()
-        reader = READERS.get(name)
-        if reader is None or thread.calls is not INSIDE:
-            return None
-        text, pending = line[head.end() :], thread.pending
-        if resumed is None:
-            if pending is not None or opening != b"(":
-                return None
-        elif pending is None or pending.name != name or opening == b"(":
-            return None
-        else:
-            text = pending.text + text
-        if text.endswith(b" ...>"):
-            if not text.endswith(UNFINISHED):
-                return None
-            thread.pending = Pending(name, text[: -len(UNFINISHED)])
-            return ()
-        thread.pending = None
-        return reader(Call(number, int(seconds + micros), thread, name, text))
-
     def _unknown(self, number: int, line: bytes, head: re.Match[bytes]) -> list[Happening]:
         """A line of a number that is not known."""
         pid = head[1]
-        waiting = self._waiting.get(pid)
-        if self._births.must_wait(int(pid)) and len(waiting or ()) < _MOST_WAITING:
-            self._waiting.setdefault(pid, []).append((number, line))
-            return []
-        return self._first_line(pid, number, line)
-
-    def _first_line(self, pid: bytes, number: int, line: bytes) -> list[Happening]:
-        """The lines of it that had to wait, and this one."""
-        told: list[Happening] = []
-        for count, text in [*self._waiting.pop(pid, ()), (number, line)]:
-            head = HEAD(text)
-            assert head is not None
-            thread = self._threads.get(pid)
-            if thread is None:
-                told += self._begin_thread(count, int(head[2] + head[3]), pid)
-                thread = self._threads[pid]
-            told += self._read(count, text, head, thread)
+        waiting, told = self._waiting.get(pid), list[Happening]()
+        if waiting is not None and waiting.full:
+            told = self._let_in(waiting)
+            if (thread := self._threads.get(pid)) is not None:
+                return [*told, *self._read(number, line, head, thread)]
+            waiting = None
+        if waiting is None:
+            waiting = Waiting(int(pid), number)
+            if not self._births.several(waiting.seen) and self._waiting.barrier() > number:
+                waiting.lines.append((number, line, head))
+                return told + self._let_in(waiting, certain=True)
+        if self._waiting.add(waiting, number, line, head):
+            told += self._release()
+        if self._waiting.held > _MOST_HELD:
+            told += self._let_in(self._waiting.all()[0])
         return told
 
-    def _begin_thread(self, number: int, time: int, pid: bytes) -> list[Happening]:
-        found, certain = self._births.take(int(pid))
-        kind = found.kind if found else None
+    def _let_in(self, waiting: Waiting, *, certain: bool = False) -> list[Happening]:
+        """The lines of a number that had to wait."""
+        pid = b"%d" % waiting.seen.pid
+        self._waiting.remove(waiting)
+        told: list[Happening] = []
+        origin = self._births.take(waiting.seen, certain=certain)
+        # Nobody else is let in before all of these are read: they may start somebody.
+        within, self._releasing = self._releasing, True
+        for count, text, head in waiting.lines:
+            thread = self._threads.get(pid)
+            if thread is None:
+                told += self._begin_thread(count, int(head[2] + head[3]), pid, origin)
+                thread = self._threads[pid]
+            told += self._read(count, text, head, thread)
+        self._releasing = within
+        return told + self._release()
+
+    def _begin_thread(self, number: int, time: int, pid: bytes, origin: Origin) -> list[Happening]:
+        kind, certain, found = origin
         folder = Folder()
         if kind is not None:
             folder = kind.folder if kind.shares_folder else Folder(kind.folder.path)
@@ -216,22 +213,22 @@ class Follower:
         if kind is not None and kind.thread:
             process = kind.parent
             if process.inside:
-                told.append(ThreadStarted(number, time, process.key, int(pid)))
+                told.append(ThreadStarted(number, time, process.key, int(pid), certain))
         else:
             self._born += 1
             parent = kind.parent if kind else None
             if kind is not None and kind.sibling:
                 parent = kind.parent.parent
             process = self._process(Key(int(pid), self._born), parent)
-            if parent is not None and kind is not None:
-                unsure = parent.counts_as_strace and (kind.new_namespace or parent.parts)
-                process.counts_as_strace = None if unsure else parent.counts_as_strace
+            if kind is not None:
+                process.counts_as_strace = kind.counts_as_strace
             if process.inside:
                 told.append(
                     Started(number, time, process.key, parent.key if parent else None, certain)
                 )
         calls = INSIDE if process.inside else SEALING if process.awaited else OUTSIDE
-        thread = self._threads[pid] = Thread(process, folder, calls, birth=found)
+        sure = certain or process.key.pid == int(pid)
+        thread = self._threads[pid] = Thread(process, folder, calls, certain=sure, birth=found)
         if found is not None and found.given is not None:
             self._numbers.learn_birth(found, thread)
         if process.inside:
@@ -286,8 +283,7 @@ class Follower:
             return None
         code, killed, superseded = end.groups()
         if superseded is not None:
-            self._supersede(pid, superseded)
-            return ()
+            return self._supersede(pid, superseded)
         exit_code = None if code is None else int(code)
         return self._end(number, time, pid, exit_code, killed.decode() if killed else None)
 
@@ -296,27 +292,33 @@ class Follower:
         pending, thread.pending = thread.pending, None
         if pending is None:
             return []
+        if pending.birth is not None and pending.refusal is not None:
+            self._births.returned(pending.birth, b") = -1 EPERM", number)
+            return [pending.refusal]
         if pending.birth is not None:
-            self._births.abandoned(pending.birth)
+            self._births.abandoned(pending.birth, number)
         elif thread.process.inside or thread.process.seals:
             result = b") = 0" if pending.won else b") = ?"
             call = Call(number, time, thread, pending.name, pending.text + result)
             return [*(self._whole(call) or ())]
         return []
 
-    def _supersede(self, pid: bytes, executing: bytes) -> None:
+    def _supersede(self, pid: bytes, executing: bytes) -> list[Happening]:
         """A thread has executed a program and goes on under the number of the first thread."""
-        if executing == pid:
-            return
-        thread = self._threads.pop(executing, None)
-        if thread is None:
-            return
+        told: list[Happening] = []
+        if waiting := self._waiting.get(executing):
+            waiting.seen = waiting.seen._replace(group=self._threads[pid].process)
+            told = self._let_in(waiting, certain=waiting.seen.line <= self._waiting.barrier())
+        if executing == pid or executing not in self._threads:
+            return told
+        thread = self._threads.pop(executing)
         first, self._threads[pid] = self._threads.get(pid), thread
         self._numbers.forget(thread)
         if first is not None and first.number is not None:
             self._numbers.learn(thread, first.number)
         if thread.pending is not None and thread.pending.name in EXECS:
             thread.pending.won = True
+        return told
 
     def _end(
         self, number: int, time: int, pid: bytes, code: int | None, signal: str | None
@@ -363,7 +365,7 @@ class Follower:
 
     def _resumed(self, call: Call, pending: Pending) -> Iterable[Happening] | None:
         if pending.birth is not None:
-            return self._forked(call, pending.birth)
+            return self._forked(call, pending)
         if not pending.won:
             return self._whole(call)
         found = end_of_call(call.text)
@@ -390,7 +392,7 @@ class Follower:
             return self._forked(call)
         process = call.thread.process
         if call.name in NAMESPACES:
-            process.parts = True
+            process.parts |= parts(call)
             if not process.inside:
                 return ()
         return READERS[call.name](call) if process.inside else self._note(call)
@@ -404,31 +406,45 @@ class Follower:
         self.counts.cut -= len(told or ())
         return told
 
-    def _forked(self, call: Call, begun: Birth | None = None) -> Iterable[Happening] | None:
+    def _forked(self, call: Call, pending: Pending | None = None) -> Iterable[Happening] | None:
+        begun = pending.birth if pending else None
+        found = end_of_call(call.text)
         if begun is None:
-            if end_of_call(call.text) is None:
+            if found is None:
                 return None
             begun = birth(call.name, call.text, call.thread, call.line)
             self._births.add(begun)
+        if found is None or error_of(found[1]) == UNKNOWN:
+            # It is killed before it goes on.
+            call.thread.pending = pending or Pending(call.name, call.text, birth=begun)
+            return self._unanswered(call.line, call.time, call.thread)
         self._births.returned(begun, call.text, call.line)
         if begun.child is not None:
             self._numbers.learn_birth(begun, self._threads.get(b"%d" % begun.child))
         told = self._release()
         if begun.given is None and call.thread.process.inside:
-            found = end_of_call(call.text)
-            if found is not None and error_of(found[1]) not in {"", UNKNOWN}:
-                told += refused(call, *found)
+            told += refused(call, *found)
         return told
 
     def _release(self) -> list[Happening]:
         """Read the lines of those whose parent is known by now."""
+        if self._releasing or not self._waiting:
+            return []
         told: list[Happening] = []
-        for pid in list(self._waiting):
-            if not self._births.must_wait(int(pid)):
-                *earlier, (number, line) = self._waiting.pop(pid)
-                if earlier:
-                    self._waiting[pid] = earlier
-                told += self._first_line(pid, number, line)
+        self._releasing = moved = True
+        while moved and self._waiting:
+            moved, able = False, self._waiting.able()
+            several = []
+            for one in able:
+                kinds = self._births.several(one.seen)
+                if kinds:
+                    several.append((one.seen, kinds))
+                elif one.seen.line <= self._waiting.barrier():
+                    told += self._let_in(one, certain=True)
+                    moved = True
+            if not moved:
+                moved = self._births.match(several)
+        self._releasing = False
         return told
 
     def _executed(self, call: Call) -> Iterable[Happening] | None:
@@ -471,16 +487,13 @@ class Follower:
 
     def _finish(self) -> list[Happening]:
         """The trace is over. What still waits is read; what still lives has no end."""
-        told: list[Happening] = []
-        for pid in list(self._waiting):
-            *earlier, (number, line) = self._waiting.pop(pid)
-            if earlier:
-                self._waiting[pid] = earlier
-            told += self._first_line(pid, number, line)
-        number = self.counts.lines
+        told = self._release()
+        while self._waiting:
+            told += self._let_in(self._waiting.all()[0])
+        number, time = self.counts.lines, self._time
         for thread in self._threads.values():
-            told += self._unanswered(number, self._time, thread)
+            told += self._unanswered(number, time, thread)
         for process in {thread.process: None for thread in self._threads.values()}:
             if process.inside:
-                told += transferred(number, self._time, process)
+                told += transferred(number, time, process)
         return told

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum, unique
 from typing import NamedTuple
 
-from slurmbridge.trace.events import Key
+from slurmbridge.trace.events import Happening, Key
 from slurmbridge.trace.lines import NOWHERE
 
 
@@ -59,6 +59,8 @@ class Process:
     counts_as_strace: bool | None = None
     # It has asked for another namespace for its children.
     parts: bool = False
+    # Families of the sockets that it has made of late, by their decoration.
+    families: dict[bytes, str] = field(default_factory=dict)
     # Bytes read and written since the last Transferred, by path.
     bytes_moved: dict[bytes, list[int]] = field(default_factory=dict)
 
@@ -78,8 +80,25 @@ class Kind(NamedTuple):
     # The parent's parent is the child's.
     sibling: bool
     new_namespace: bool
-    # The caller has ended before the call did.
+    # The caller has ended before the call did, or nobody knows whose thread it is.
     doubtful: bool = False
+
+    @property
+    def counts_as_strace(self) -> bool | None:
+        """Whether the child's numbers will be strace's own."""
+        if self.new_namespace:
+            return False
+        known = self.parent.counts_as_strace
+        return None if known and self.parent.parts else known
+
+
+class Order:
+    """A child's number as strace counts; in which lines its call began, and returned if it has."""
+
+    __slots__ = ("begun", "line", "number")
+
+    def __init__(self, number: int, begun: int, line: int) -> None:
+        self.number, self.begun, self.line = number, begun, line
 
 
 @dataclass(slots=True, eq=False)
@@ -89,12 +108,15 @@ class Birth:
     kind: Kind
     # The line in which it began.
     begun: int
+    # Whether it gives strace's own number.
+    own: bool
     # The line in which it returned, and the number that it gave, in the caller's own counting.
     line: int = 0
     given: int | None = None
     # The child's number as strace counts, once it was seen; whether no other call can be meant.
     child: int | None = None
     sole: bool = False
+    order: Order | None = None
 
 
 @dataclass(slots=True)
@@ -106,8 +128,8 @@ class Pending:
     # A thread other than the first has executed a program: strace 7.2 may print an error then.
     won: bool = False
     birth: Birth | None = None
-    # sbseal has noted it as well.
-    noted: bool = False
+    # sbseal has noted that it refuses it.
+    refusal: Happening | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +144,8 @@ class Thread:
     # The call that has started it; its number as the container counts, where that is certain.
     birth: Birth | None = None
     number: int | None = None
+    # Whether it can be no other process's.
+    certain: bool = True
     # Arguments that sbseal noted of its call.
     asked: bytes = b""
 

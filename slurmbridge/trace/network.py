@@ -13,6 +13,7 @@ from slurmbridge.trace.events import (
     SocketMade,
 )
 from slurmbridge.trace.lines import STRING, error_of, plain
+from slurmbridge.trace.living import Process
 
 _RESULT = re.compile(rb"\) += ([^\"]+)$").search
 _SOCKET = re.compile(
@@ -30,6 +31,8 @@ _ADDRESSES = re.compile(
 _INET = re.compile(rb"(?:htons\((\d{1,5})\))?[^\"]*?(?:inet_addr\(|AF_INET6, )\"([^\"]*)\"").search
 _UNIX = re.compile(rb'sun_path=(@?)"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL).search
 _PORT = re.compile(rb"_port=htons\((\d{1,5})\)").search
+_DECORATED = re.compile(rb"\d+<(socket:\[\d+\])>").match
+_MOST_FAMILIES = 256
 _CONTACTS = {
     b"connect": Contact.CONNECT,
     b"bind": Contact.BIND,
@@ -70,7 +73,21 @@ def contact(call: Call) -> tuple[Happening, ...] | None:
     found = {
         address(match[1], match[2]): None for match in _ADDRESSES(call.text) if match[1] is not None
     }
+    if not found and kind is Contact.ACCEPT and not error:
+        # It asks for no address: somebody was there all the same.
+        found = {Address(_family(call), b"", None): None}
     return tuple(Contacted(call.line, call.time, key, kind, where, error) for where in found)
+
+
+def _family(call: Call) -> str:
+    """Of the socket, if the caller or one of those it descends from has made it."""
+    decoration = _DECORATED(call.text)
+    process: Process | None = call.thread.process
+    while decoration is not None and process is not None:
+        if family := process.families.get(decoration[1]):
+            return family
+        process = process.parent
+    return "AF_UNSPEC"
 
 
 def make_socket(call: Call) -> tuple[Happening, ...] | None:
@@ -79,6 +96,12 @@ def make_socket(call: Call) -> tuple[Happening, ...] | None:
     if found is None:
         return None
     family, kind, protocol = (word.decode() for word in found.groups()[:3])
+    if made := _DECORATED(found[4]):
+        families = call.thread.process.families
+        families.pop(made[1], None)
+        families[made[1]] = family
+        if len(families) > _MOST_FAMILIES:
+            del families[next(iter(families))]
     key: Key = call.thread.process.key
     return (SocketMade(call.line, call.time, key, family, kind, protocol, error_of(found[4])),)
 

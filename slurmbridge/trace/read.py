@@ -74,7 +74,8 @@ def read_stream(stream: StreamFile, level: TraceLevel, limits: Limits) -> Stream
     """The report of one stream; what is missing or broken of it is among its doubts."""
     doubts = [Doubt.CUT] if stream.cut else []
     # At `full`, strace shows refused calls itself.
-    follower, folding = Follower(noted=level is not TraceLevel.FULL), Folding(limits)
+    follower = Follower(noted=level is not TraceLevel.FULL, cut=stream.cut)
+    folding = Folding(limits)
     try:
         with stream.path.open("rb") as file:
             text = Decompressed(file)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from slurmbridge.trace.births import FORKS
 from slurmbridge.trace.calls import FILES, MOVES, Call, Reader, unusual
 from slurmbridge.trace.events import UNKNOWN, Happening, Key, Refused, SocketMade, Unusual
-from slurmbridge.trace.living import Numbers, Thread
+from slurmbridge.trace.lines import UNFINISHED
+from slurmbridge.trace.living import Numbers, Pending, Thread
 from slurmbridge.trace.network import NETWORK, make_socket, socket_words
 
 EXECS = frozenset({b"execve", b"execveat"})
@@ -82,6 +83,38 @@ _TASK = re.compile(
 ).match
 
 
+def at_once(
+    number: int, line: bytes, thread: Thread, head: re.Match[bytes]
+) -> tuple[Happening, ...] | None:
+    """A call that is neither a start nor a program, of the program's own; else None."""
+    _, seconds, micros, resumed, name, opening, _ = head.groups()
+    reader = READERS.get(name)
+    if reader is None or thread.calls is not INSIDE:
+        return None
+    text, pending = line[head.end() :], thread.pending
+    if resumed is None:
+        if pending is not None or opening != b"(":
+            return None
+    elif pending is None or pending.name != name or opening == b"(":
+        return None
+    else:
+        text = pending.text + text
+    if text.endswith(b" ...>"):
+        if not text.endswith(UNFINISHED):
+            return None
+        thread.pending = Pending(name, text[: -len(UNFINISHED)])
+        return ()
+    thread.pending = None
+    return reader(Call(number, int(seconds + micros), thread, name, text))
+
+
+def parts(call: Call) -> bool:
+    """Whether the caller's children may count otherwise from now on."""
+    if b"CLONE_NEWPID" in call.text:
+        return True
+    return call.name == b"setns" and b"CLONE_NEW" not in call.text
+
+
 def name_of(number: int, architecture: int) -> str:
     """As strace calls it where it can be known."""
     if known := _CALLS.get(architecture, {}).get(number):
@@ -151,15 +184,16 @@ class Notes:
         name = found.call.encode()
         asking = self._asking(found.pid, name)
         pending = asking.pending if asking else None
-        if pending is not None and pending.name == name and not pending.noted:
-            pending.noted = True
+        key = asking.process.key if asking else program or call.thread.process.key
+        event = found.event(call.line, call.time, key)
+        if pending is not None and pending.name == name and pending.refusal is None:
+            pending.refusal = event
             return ()
         if not self._told:
             if asking is not None:
                 asking.asked = found.arguments
             return ()
-        key = asking.process.key if asking else program or call.thread.process.key
-        return (found.event(call.line, call.time, key),)
+        return (event,)
 
     def _asking(self, number: int, name: bytes) -> Thread | None:
         known = self.numbers[number]
@@ -168,7 +202,7 @@ class Notes:
         # One of those whose number is not known. Any call of this name is refused, and noted once.
         for thread in islice(self.numbers.unknown, _MOST_ASKED):
             pending = thread.pending
-            if pending is not None and pending.name == name and not pending.noted:
+            if pending is not None and pending.name == name and pending.refusal is None:
                 return thread
         return None
 

@@ -148,7 +148,8 @@ def test_the_report_of_a_sealed_program_is_the_truth(ran: Ran, name: str, level:
     stream = ran.ended[name, level].stream
     true = truth(name, ran.size, sealed=True).deeds()
     assert_same(of_report(stream), true, level=level, runtime=name == "Java")
-    # Of a process that kills itself, the result of that call. A doubt about parents is no mistake.
+    # Of a process that kills itself, the result of that call. Of two that were started at the same
+    # time, it cannot be told for certain who started which.
     assert set(stream.doubts) <= {Doubt.UNKNOWN_RESULTS, Doubt.UNCERTAIN_PARENTS}
     assert stream.processes_ended == stream.processes.total == sum(t.size for t in true.trees)
 

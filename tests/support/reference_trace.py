@@ -142,6 +142,8 @@ class Reference:
         self.deeds = Deeds()
         self._group: dict[int, int] = {}
         self._lives: dict[int, _Life] = {}
+        # Of each socket, by what a descriptor says of it.
+        self._families: dict[str, str] = {}
         self._live(calls[0].pid, None, b"")
         for call in calls:
             reader = self._reader(call.name)
@@ -287,6 +289,7 @@ class Reference:
 
     def _socket(self, call: _Call) -> None:
         family, *kind = call.arguments[:3]
+        self._families[_opened(call.result)] = family
         what = ", ".join(kind).encode()
         self.deeds.network[Reached("socket", family, what, None, call.error)] += 1
 
@@ -299,6 +302,9 @@ class Reference:
             if argument.startswith("{sa_family="):
                 family, address, port = _address(argument)
                 self.deeds.network[Reached(use, family, address, port, call.error)] += 1
+        if use == "accept" and call.arguments[1] == "NULL" and not call.error:
+            family = self._families[_opened(call.arguments[0])]
+            self.deeds.network[Reached(use, family, b"", None, "")] += 1
 
     def _kill(self, call: _Call) -> None:
         if call.name != "kill":
@@ -310,6 +316,11 @@ class Reference:
             )
         if not call.error:
             self.deeds.sent[call.arguments[-1], call.name, whom] += 1
+
+
+def _opened(descriptor: str) -> str:
+    """What a descriptor is, as in 3<socket:[12345]>."""
+    return descriptor.partition("<")[2].partition(">")[0]
 
 
 def _address(text: str) -> tuple[str, bytes, int | None]:

@@ -186,6 +186,7 @@ def test_the_network(acts: list[Happening]) -> None:
         (Contact.CONNECT, Address("AF_INET", b"192.0.2.1", 80), "ENETUNREACH"),
         (Contact.BIND, Address("AF_INET", b"127.0.0.1", 0), ""),
         (Contact.CONNECT, loopback, ""),
+        (Contact.ACCEPT, Address("AF_INET", b"", None), ""),
         (Contact.SEND, Address("AF_INET6", b"2001:db8::1", 53), "ENETUNREACH"),
         (Contact.CONNECT, Address("AF_INET6", b"fe80::1", 53), "ENETUNREACH"),
         (Contact.SEND, loopback, ""),
@@ -349,3 +350,53 @@ def test_a_last_line_without_an_end_is_not_believed() -> None:
     events = list(follower.events([FIRST, b'7 2.000000 unlink("/a") = 0']))
     assert isinstance(events[-1], Unreadable)
     assert (follower.counts.lines, follower.counts.unreadable) == (2, 1)
+
+
+def test_a_trace_that_was_cut_at_its_limit_ends_within_a_line() -> None:
+    follower = Follower(Begin.FIRST, cut=True)
+    events = list(follower.events([FIRST, b'7 2.000000 unlink("/a") = 0']))
+    assert not any(isinstance(event, Unreadable | Deleted) for event in events)
+    assert (follower.counts.lines, follower.counts.unreadable) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        b"sendfile(4</b>, 3</a>, NULL, 100) = 9",
+        b"sendfile(4</b>, 3</a>, [0] => [9], 100) = 9",
+        b"copy_file_range(3</a>, NULL, 4</b>, NULL, 100, 0) = 9",
+        b"copy_file_range(3</a>, [0] => [9], 4</b>, [1] => [10], 100, 0) = 9",
+        b"splice(3</a>, [0] => [9], 4</b>(deleted), NULL, 100, 0) = 9",
+    ],
+)
+def test_bytes_that_the_kernel_copies_are_counted_for_both_files(call: bytes) -> None:
+    events = told(b"7 2.000000 " + call, b"7 2.000000 +++ exited with 0 +++")
+    moved = {(e.path, e.read, e.written) for e in events if isinstance(e, Transferred)}
+    assert moved == {(b"/a", 9, 0), (b"/b", 0, 9)}
+
+
+def test_bytes_between_a_file_and_a_pipe_are_those_of_the_file() -> None:
+    events = told(
+        b"7 2.000000 splice(3</a>, NULL, 4<pipe:[5]>, NULL, 100, 0 <unfinished ...>",
+        b"7 2.000000 <... splice resumed>) = 9",
+        b"7 2.000000 sendfile(4<socket:[5]>, 3</a>, NULL, 100) = -1 EAGAIN (Resource)",
+        b"7 2.000000 +++ exited with 0 +++",
+    )
+    moved = [(e.path, e.read, e.written) for e in events if isinstance(e, Transferred)]
+    assert moved == [(b"/a", 9, 0)]
+
+
+def test_who_accepts_without_asking_for_an_address_is_told() -> None:
+    events = told(
+        b"7 2.000000 socket(AF_UNIX, SOCK_STREAM, 0) = 3<socket:[5]>",
+        b"7 2.000000 accept(3<socket:[5]>, NULL, NULL) = 4<socket:[6]>",
+        b"7 2.000000 fork() = 8",
+        b"8 2.000000 accept4(3<socket:[5]>, NULL, NULL, SOCK_CLOEXEC) = 4<socket:[7]>",
+        b"7 2.000000 accept(9<socket:[8]>, NULL, NULL) = 4<socket:[9]>",
+        b"7 2.000000 accept(3<socket:[5]>, NULL, NULL) = -1 EAGAIN (Resource)",
+    )
+    contacts = [e for e in events if isinstance(e, Contacted)]
+    assert [e.contact for e in contacts] == [Contact.ACCEPT] * 3
+    families = [e.address.family for e in contacts]
+    assert families == ["AF_UNIX", "AF_UNIX", "AF_UNSPEC"]
+    assert {e.address.host for e in contacts} == {b""}

@@ -1,7 +1,25 @@
 """Whose child a number is that no call of the trace has told."""
 
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from slurmbridge.trace import Begin, Follower
-from slurmbridge.trace.events import Deleted, Happening, Refused, Started, ThreadStarted, Unreadable
+from slurmbridge.trace.events import (
+    Deleted,
+    Ended,
+    Executed,
+    Happening,
+    Refused,
+    Started,
+    ThreadStarted,
+    Unreadable,
+)
+
+RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
 
 FIRST = b'7 1.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0\n'
 ENTER = (
@@ -67,14 +85,14 @@ def test_numbers_of_a_namespace() -> None:
         b"41 2.000000 fork() = 5",
         b"40 2.000000 <... vfork resumed>) = 4",
         b"40 2.000000 fork() = 6",
-        # Both calls have returned: the distance of the last known numbers tells.
+        # One call had returned before the other began.
         b"43 2.000000 +++ exited with 0 +++",
         b"42 2.000000 +++ exited with 0 +++",
     )
     assert parents(events) == {
         40: (None, True),
         41: (40, True),
-        43: (40, False),
+        43: (40, True),
         42: (41, True),
     }
 
@@ -201,3 +219,186 @@ def test_ten_thousand_children_that_sleep() -> None:
     follower, events = read(FIRST, *forks, *ends)
     assert all(parent == (7, True) for pid, parent in parents(events).items() if pid != 7)
     assert follower.counts.most_living == 2
+
+
+# --- as strace 7.2 has recorded it ----------------------------------------------------------------
+
+
+def recorded(name: str, *, noted: bool = True) -> list[Happening]:
+    text = (RECORDED / f"{name}.trace").read_bytes()
+    events = list(Follower(noted=noted).events([text]))
+    assert not any(isinstance(event, Unreadable) for event in events)
+    return events
+
+
+def ends(events: list[Happening]) -> dict[int, int | str | None]:
+    return {
+        event.process.pid: event.signal or event.code
+        for event in events
+        if isinstance(event, Ended)
+    }
+
+
+def test_idle_threads_do_not_take_the_children_of_vfork() -> None:
+    """A Java machine, whose threads say nothing before they end."""
+    events = recorded("java-audit")
+    children = dict.fromkeys((419662, 419664, 419665), (419467, True))
+    assert parents(events) == {419467: (None, True), **children}
+    assert ends(events) == {419662: 0, 419664: 4, 419665: "SIGKILL", 419467: 0}
+    programs = {e.process.pid: e.path for e in events if isinstance(e, Executed) and not e.error}
+    assert programs[419664] == b"/bin/sh"
+
+
+def test_children_of_tasks_are_those_of_the_right_task() -> None:
+    """Two started at the same time: nobody knows, but the order of the numbers is likely right."""
+    events = recorded("three-tasks-audit")
+    assert parents(events) == {
+        **dict.fromkeys((121487, 121488, 121489), (None, True)),
+        121491: (121487, False),
+        121492: (121488, False),
+        121493: (121489, True),
+    }
+
+
+def test_a_thread_of_the_launcher_is_none_of_the_programs_processes() -> None:
+    events = recorded("launcher-threads-audit")
+    assert 14488 not in parents(events)
+    assert all(certain for _, certain in parents(events).values())
+    assert len(parents(events)) == 13
+
+
+def test_a_number_in_straces_own_counting_is_whose_the_call_says() -> None:
+    """Two threads of the launcher begin others at once; the first number is given to the wrong."""
+    start = (
+        b"20 2.000000 clone(child_stack=NULL, flags=SIGCHLD) = 3",
+        b'40 2.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0',
+        b"7 2.000000 clone(flags=CLONE_THREAD) = 50",
+    )
+    _, events = read(
+        ENTER,
+        *start,
+        b"7 2.000000 clone(flags=CLONE_THREAD <unfinished ...>",
+        b"50 2.000000 clone(flags=CLONE_THREAD <unfinished ...>",
+        b'52 2.000000 unlink("/a") = 0',
+        b"7 2.000000 <... clone resumed>) = 51",
+        b"50 2.000000 <... clone resumed>) = 52",
+        b'51 2.000000 unlink("/b") = 0',
+    )
+    assert set(parents(events)) == {40}
+    assert deleted(events) == []
+
+
+def test_a_clone_that_is_refused_and_never_ends_is_told_once() -> None:
+    (refused,) = [
+        e
+        for e in recorded("untraced-full", noted=False)
+        if isinstance(e, Refused)
+        if e.call == "clone"
+    ]
+    assert (refused.error, refused.process.pid) == ("EPERM", 14341)
+    assert refused.arguments.startswith(b"0x800011")
+
+
+def test_a_thread_that_executes_a_program_while_it_waits() -> None:
+    _, events = read(
+        ENTER,
+        b"20 2.000000 clone(child_stack=NULL, flags=SIGCHLD) = 3",
+        b'40 2.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0',
+        b"40 2.000000 clone(flags=CLONE_THREAD) = 4",
+        b"40 2.000000 clone(flags=SIGCHLD <unfinished ...>",
+        b'41 2.000000 execve("/bin/b", ["b"], 0x1 /* 0 vars */ <unfinished ...>',
+        b"40 2.000000 +++ superseded by execve in pid 41 +++",
+        b"40 2.000000 <... execve resumed>) = 0",
+    )
+    assert parents(events) == {40: (None, True)}
+    assert [e.process.pid for e in events if isinstance(e, Executed)] == [40, 40]
+
+
+# --- random trees of processes --------------------------------------------------------------------
+
+
+class Tree:
+    """A kernel and strace: who starts whom, in steps that may come in any order."""
+
+    def __init__(self, draw: Callable[[int], int]) -> None:
+        self.draw = draw
+        self.lines: list[bytes] = []
+        self.inner, self.outer = 3, 40
+        # The process of each number; the call that each living one is in.
+        self.group = {40: 40}
+        self.alive: dict[int, list[int] | None] = {40: None}
+        # Who may be told as its parent: the process, or the number that called.
+        self.started: dict[int, set[int]] = {}
+
+    def say(self, text: bytes, *values: int) -> None:
+        self.lines.append(text % values)
+
+    def step(self) -> None:
+        """One thread goes on: it begins a call, gets a number here, then there, and returns."""
+        pid = list(self.alive)[self.draw(len(self.alive))]
+        call = self.alive[pid]
+        if call is None:
+            self.begin(pid)
+            return
+        stage, flags = call[0], (b"CLONE_THREAD" if call[1] else b"SIGCHLD")
+        if stage == 0:
+            self.inner += 1
+            call += [self.inner]
+        elif stage == 1:
+            self.outer += 1 + self.draw(3) // 2 * self.draw(5)
+            self.group[self.outer] = self.group[pid] if call[1] else self.outer
+            if not call[1]:
+                self.started[self.outer] = {self.group[pid], pid}
+            self.alive[self.outer] = None
+        else:
+            whole = self.lines[-1].endswith(b"flags=%s <unfinished ...>" % flags)
+            if whole and self.lines[-1].startswith(b"%d " % pid):
+                self.lines.pop()
+                self.say(b"%d 2.000000 clone(flags=" + flags + b") = %d", pid, call[2])
+            else:
+                self.say(b"%d 2.000000 <... clone resumed>) = %d", pid, call[2])
+            self.alive[pid] = None
+            return
+        call[0] += 1
+
+    def begin(self, pid: int) -> None:
+        choice = self.draw(8)
+        if choice < 4 and len(self.group) < 14:
+            thread = choice == 0
+            self.alive[pid] = [0, thread]
+            flags = b"CLONE_THREAD" if thread else b"SIGCHLD"
+            self.say(b"%d 2.000000 clone(flags=" + flags + b" <unfinished ...>", pid)
+        elif choice < 6:
+            self.say(b'%d 2.000000 unlink("/a") = 0', pid)
+        elif choice == 6 and self.group[pid] == pid and list(self.group.values()).count(pid) == 1:
+            self.say(b'%d 2.000000 execve("/b", ["b"], 0x1 /* 0 vars */) = 0', pid)
+        elif choice == 7 and pid != 40:
+            self.end(pid)
+
+    def end(self, pid: int) -> None:
+        self.say(b"%d 2.000000 +++ exited with 0 +++", pid)
+        del self.alive[pid]
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+        for pid in sorted(self.alive, reverse=bool(self.draw(2))):
+            if self.alive[pid] is None:
+                self.end(pid)
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.randoms(use_true_random=False), st.integers(5, 90))
+def test_whatever_starts_at_once_nothing_certain_is_wrong(random: Random, steps: int) -> None:
+    tree = Tree(random.randrange)
+    tree.run(steps)
+    task = (
+        b"20 2.000000 clone(child_stack=NULL, flags=SIGCHLD) = 3",
+        b'40 2.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0',
+    )
+    follower, events = read(ENTER, *task, *tree.lines)
+    for pid, (parent, certain) in parents(events).items():
+        # Of one that is itself not known for a thread, it is the number.
+        assert pid == 40 or not certain or parent in tree.started.get(pid, ()), pid
+    assert not any(isinstance(event, Unreadable) for event in events)
+    assert len(follower._waiting) == 0
