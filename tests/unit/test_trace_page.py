@@ -477,7 +477,7 @@ def test_every_word_of_the_report_is_explained() -> None:
 
 def test_a_parent_that_is_not_certain_is_said_to_be_so() -> None:
     first, second = ev.Key(7, 1), ev.Key(8, 2)
-    events = [
+    events: list[ev.Happening] = [
         ev.Started(1, 1, first, None, True),
         ev.Started(2, 2, second, first, False),
         ev.Ended(3, 3, second, 0, None),
