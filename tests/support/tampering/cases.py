@@ -241,7 +241,7 @@ CASES = {
     ),
     "it stops itself until its time is over": Case(
         "stop-itself", FAILED, None, lambda s: signals(s, "SIGSTOP", Target.PROCESS) == 1,
-        {"time_limit_minutes": 1},
+        {"time_limit_minutes": 1}, harmless_at=("audit",),
     ),
 }  # fmt: skip
 RUNS = [(name, level) for name, case in CASES.items() for level in case.levels]
