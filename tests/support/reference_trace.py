@@ -172,6 +172,8 @@ class Reference:
     def _reader(self, name: str) -> Callable[[_Call], None] | None:
         if name in _FORKS:
             return self._fork
+        if name in {"copy_file_range", "splice", "sendfile"}:
+            return self._copy
         if name in {"read", "readv", "pread64", "write", "writev", "pwrite64"}:
             return self._move
         if name in {"connect", "bind", "sendto", "accept", "accept4"}:
@@ -281,11 +283,19 @@ class Reference:
         self._act(call, (act,), beside(call.arguments[0]) or b"?")
 
     def _move(self, call: _Call) -> None:
-        path = beside(call.arguments[0])
-        if path is not None and path.startswith(b"/") and call.number > 0:
-            read, written = self.deeds.moved.get(path, (0, 0))
-            more = (0, call.number) if "write" in call.name else (call.number, 0)
-            self.deeds.moved[path] = (read + more[0], written + more[1])
+        wrote = "write" in call.name
+        self._moved(call.arguments[0], 0 if wrote else call.number, call.number if wrote else 0)
+
+    def _copy(self, call: _Call) -> None:
+        source, target = (1, 0) if call.name == "sendfile" else (0, 2)
+        self._moved(call.arguments[source], call.number, 0)
+        self._moved(call.arguments[target], 0, call.number)
+
+    def _moved(self, descriptor: str, read: int, written: int) -> None:
+        path = beside(descriptor)
+        if path is not None and path.startswith(b"/") and read + written > 0:
+            before = self.deeds.moved.get(path, (0, 0))
+            self.deeds.moved[path] = (before[0] + read, before[1] + written)
 
     def _socket(self, call: _Call) -> None:
         family, *kind = call.arguments[:3]
