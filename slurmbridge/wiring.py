@@ -47,6 +47,7 @@ from slurmbridge.store import (
     HelperStore,
     ImageStore,
     KeyStore,
+    LogStore,
     NodeStore,
     ProcessStore,
     RunnerStatus,
@@ -349,7 +350,8 @@ class Site:
         absence = timedelta(seconds=settings.slurm.absence_seconds)
         lease = timedelta(seconds=settings.runner.lease_seconds)
         retry = timedelta(seconds=settings.runner.retry_seconds)
-        logs = LogKeeper(processes, settings.contexts, limit_bytes=settings.limits.log_kib * 1024)
+        limit = settings.limits.log_kib * 1024
+        logs = LogKeeper(LogStore(self._database), settings.contexts, limit_bytes=limit)
         rules = RecoverRules(runner, settings.contexts, absence, lease, retry)
         recoverer = Recoverer(processes, scheduler, rules, clock=_now)
         return Verbs(

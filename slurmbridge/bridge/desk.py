@@ -36,6 +36,7 @@ from slurmbridge.store import (
     HelperStore,
     ImageStore,
     KeyStore,
+    LogStore,
     NodeStore,
     ProcessStore,
     SiteStore,
@@ -75,6 +76,7 @@ class Desk:
     ) -> None:
         self._database = database
         self._processes = ProcessStore(database)
+        self._logs = LogStore(database)
         self._images = ImageStore(database)
         self._tokens = TokenStore(database)
         self._site = SiteStore(database)
@@ -120,7 +122,8 @@ class Desk:
 
     def log(self, process_id: str, stream: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """What the program printed so far, from a byte offset on. Raises UnknownProcess."""
-        return self._processes.log(process_id, stream, offset=offset, limit=limit)
+        self._processes.get(process_id)
+        return self._logs.read(process_id, stream, offset=offset, limit=limit)
 
     def script(self, process_id: str) -> str | None:
         """The sbatch script of a Process, once it is rendered. Raises UnknownProcess."""

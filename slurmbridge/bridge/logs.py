@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slurmbridge.context.folder import LOG_FILES, ContextFolder
-from slurmbridge.store import ProcessStore
+from slurmbridge.store import LogStore
 
 PIECE_BYTES = 64 * 1024
 _CUT = b"\n[slurmbridge: the log is longer; the whole is with the outputs]\n"
@@ -13,20 +13,20 @@ _CUT = b"\n[slurmbridge: the log is longer; the whole is with the outputs]\n"
 class LogKeeper:
     """Copies what is new, up to a limit for each stream."""
 
-    def __init__(self, processes: ProcessStore, contexts: Path, *, limit_bytes: int) -> None:
-        self._processes = processes
+    def __init__(self, logs: LogStore, contexts: Path, *, limit_bytes: int) -> None:
+        self._logs = logs
         self._contexts = contexts
         self._limit = limit_bytes
 
     def keep(self, process_ids: Sequence[str]) -> None:
         """Bring the logs of these Processes on by a piece each."""
-        sizes = self._processes.log_sizes(process_ids) if process_ids else {}
+        sizes = self._logs.sizes(process_ids) if process_ids else {}
         for process_id in process_ids:
             self._keep(process_id, sizes)
 
     def finish(self, process_id: str) -> None:
         """Bring the logs of an ended Process to their end."""
-        while self._keep(process_id, self._processes.log_sizes([process_id])):
+        while self._keep(process_id, self._logs.sizes([process_id])):
             pass
 
     def _keep(self, process_id: str, sizes: Mapping[tuple[str, str], int]) -> bool:
@@ -36,7 +36,7 @@ class LogKeeper:
             offset = sizes.get((process_id, stream), 0)
             if data := self._read(folder, stream, offset):
                 chunks.append((process_id, stream, offset, data))
-        self._processes.add_log(chunks)
+        self._logs.add(chunks)
         return bool(chunks)
 
     def _read(self, folder: ContextFolder, stream: str, offset: int) -> bytes:

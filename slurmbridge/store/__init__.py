@@ -2,6 +2,7 @@
 
 from slurmbridge.store.database import Database
 from slurmbridge.store.helpers import HelperStore, KeyStore
+from slurmbridge.store.logs import LogStore
 from slurmbridge.store.nodes import Examination, NodeStore
 from slurmbridge.store.processes import Change, Claimed, Open, ProcessStore, again, packed
 from slurmbridge.store.records import ImageStore, RunnerStatus, SiteStore, TokenStore
@@ -14,6 +15,7 @@ __all__ = [
     "HelperStore",
     "ImageStore",
     "KeyStore",
+    "LogStore",
     "NodeStore",
     "Open",
     "ProcessStore",

@@ -11,7 +11,6 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     bindparam,
-    func,
     insert,
     or_,
     select,
@@ -31,11 +30,10 @@ from slurmbridge.model import (
     job_name,
 )
 from slurmbridge.store.database import Database
-from slurmbridge.store.tables import LogChunkRow, ProcessEventRow, ProcessRow
+from slurmbridge.store.tables import ProcessEventRow, ProcessRow
 
 _PROCESS = ProcessRow.__table__  # type: ignore[attr-defined]
 _EVENT = ProcessEventRow.__table__  # type: ignore[attr-defined]
-_LOG = LogChunkRow.__table__  # type: ignore[attr-defined]
 _LONG = {"outputs", "outputs_ignored", "inputs"}
 _SHOWN = [column for name, column in _PROCESS.columns.items() if name in Process.model_fields]
 
@@ -398,45 +396,6 @@ class ProcessStore:
         query = query.where(_PROCESS.c.id.in_(process_ids))
         with self._database.read() as connection:
             return [row[0] for row in connection.execute(query)]
-
-    def log_sizes(self, process_ids: Sequence[str]) -> dict[tuple[str, str], int]:
-        """Bytes kept for each (Process, stream)."""
-        end = func.max(_LOG.c.offset + func.length(_LOG.c.data))
-        query = (
-            select(_LOG.c.process_id, _LOG.c.stream, end)
-            .where(_LOG.c.process_id.in_(process_ids))
-            .group_by(_LOG.c.process_id, _LOG.c.stream)
-        )
-        with self._database.read() as connection:
-            return {(row[0], row[1]): int(row[2]) for row in connection.execute(query)}
-
-    def add_log(self, chunks: Sequence[tuple[str, str, int, bytes]]) -> None:
-        """Keep (Process, stream, offset, data) pieces."""
-        if chunks:
-            keys = ("process_id", "stream", "offset", "data")
-            with self._database.write() as connection:
-                # Another Runner may have read the same piece; the first one counts.
-                connection.execute(
-                    self._database.insert(_LOG).on_conflict_do_nothing(),
-                    [dict(zip(keys, chunk, strict=True)) for chunk in chunks],
-                )
-
-    def log(self, process_id: str, stream: str, *, offset: int, limit: int) -> bytes:
-        """What a program printed, from a byte offset on."""
-        self.get(process_id)
-        query = (
-            select(_LOG.c.offset, _LOG.c.data)
-            .where(_LOG.c.process_id == process_id, _LOG.c.stream == stream)
-            .where(_LOG.c.offset + func.length(_LOG.c.data) > offset)
-            .order_by(_LOG.c.offset)
-        )
-        found = b""
-        with self._database.read() as connection:
-            for start, data in connection.execute(query):
-                found += data[max(0, offset - start) :]
-                if len(found) >= limit:
-                    break
-        return found[:limit]
 
 
 _CLAIMED_FIELDS = tuple(Claimed.__dataclass_fields__)

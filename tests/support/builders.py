@@ -36,6 +36,7 @@ from slurmbridge.store import (
     Database,
     HelperStore,
     ImageStore,
+    LogStore,
     ProcessStore,
     RunnerStatus,
     SiteStore,
@@ -233,7 +234,7 @@ class Bridge:
     ) -> Verbs:
         """What a Runner of this name does."""
         stores = self.stores if stores is None else stores
-        logs = LogKeeper(self.processes, self.contexts, limit_bytes=64)
+        logs = LogKeeper(LogStore(self.database), self.contexts, limit_bytes=64)
         collect = CollectRules(
             runner=runner,
             contexts=self.contexts,

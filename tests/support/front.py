@@ -20,7 +20,7 @@ from slurmbridge.client import Client
 from slurmbridge.context.results import Results
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import ComputeCapability, Image, Partition
-from slurmbridge.store import Database, HelperStore, ImageStore, ProcessStore, SiteStore
+from slurmbridge.store import Database, HelperStore, ImageStore, LogStore, ProcessStore, SiteStore
 from slurmbridge.store.processes import Change
 from tests.support.specs import HELPERS
 
@@ -112,7 +112,7 @@ class Front:
 
     def print(self, process_id: str, data: bytes, *, offset: int = 0) -> None:
         """Let a program have printed."""
-        ProcessStore(self.database).add_log([(process_id, "stdout", offset, data)])
+        LogStore(self.database).add([(process_id, "stdout", offset, data)])
 
 
 def _driver(database: Database) -> Any:

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import text
 
 from slurmbridge.bridge.logs import LogKeeper
-from slurmbridge.errors import InvalidProcess, SubmissionRefused
+from slurmbridge.errors import InvalidProcess, SubmissionRefused, UnknownProcess
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState
 from slurmbridge.model import Image
 from slurmbridge.scheduler import Submission
-from slurmbridge.store import ImageStore, SiteStore
+from slurmbridge.store import ImageStore, LogStore, SiteStore
 from tests.support.builders import LEASE, RETRY, Bridge, Listed, end, states
 from tests.support.specs import CAPABILITY, IMAGE, START
 
@@ -380,7 +380,7 @@ def test_a_log_of_just_the_limit_is_whole(bridge: Bridge) -> None:
 
 def test_keeping_no_logs_asks_nothing(bridge: Bridge) -> None:
     bridge.database.close()
-    LogKeeper(bridge.processes, bridge.contexts, limit_bytes=1).keep([])
+    LogKeeper(LogStore(bridge.database), bridge.contexts, limit_bytes=1).keep([])
 
 
 # --- the Runner ---
@@ -427,3 +427,8 @@ def test_a_runner_stops_when_told_to_and_says_goodbye(bridge: Bridge) -> None:
     answers = iter([False, False, True])
     runner.run(lambda: next(answers))
     assert SiteStore(bridge.database).runners(since=START - LEASE) == []
+
+
+def test_a_process_that_is_not_there_has_no_log(bridge: Bridge) -> None:
+    with pytest.raises(UnknownProcess, match="nobody"):
+        bridge.desk.log("nobody", "stdout")

@@ -13,6 +13,7 @@ from slurmbridge.bridge.logs import PIECE_BYTES, LogKeeper
 from slurmbridge.errors import SchedulerUnavailable
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, SlurmState
 from slurmbridge.scheduler import JobReport, Submission
+from slurmbridge.store import LogStore
 from tests.support.builders import (
     ABSENCE,
     LEASE,
@@ -400,16 +401,16 @@ def printing(bridge: Bridge) -> str:
 
 def test_a_log_is_brought_by_pieces_while_it_grows_and_whole_at_the_end(bridge: Bridge) -> None:
     one = printing(bridge)
-    keeper = LogKeeper(bridge.processes, bridge.contexts, limit_bytes=1 << 20)
+    keeper = LogKeeper(LogStore(bridge.database), bridge.contexts, limit_bytes=1 << 20)
     whole = bytes(range(256)) * 1000
     bridge.leave(one, {"stdout.txt": whole, "stderr.txt": whole})
     for looks in (1, 2):
         keeper.keep([one])
-        sizes = bridge.processes.log_sizes([one])
+        sizes = LogStore(bridge.database).sizes([one])
         assert sizes == {(one, name): looks * PIECE_BYTES for name in ("stdout", "stderr")}
     keeper.finish(one)
     for stream in ("stdout", "stderr"):
-        assert bridge.processes.log(one, stream, offset=0, limit=1 << 20) == whole
+        assert LogStore(bridge.database).read(one, stream, offset=0, limit=1 << 20) == whole
 
 
 def test_a_log_that_cannot_be_read_keeps_no_other_log_back(bridge: Bridge) -> None:

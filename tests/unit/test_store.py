@@ -23,6 +23,7 @@ from slurmbridge.store import (
     Change,
     Database,
     ImageStore,
+    LogStore,
     ProcessStore,
 )
 from tests.support.rows import LEASE, ONE, THREE, TWO, add, change, claim, listed, move
@@ -80,7 +81,7 @@ def test_no_row_is_lost_on_the_way_to_the_newest_schema_and_back(tmp_path: Path)
     database.downgrade("0001")
     database.migrate()
     assert [event.detail for event in store.events("old")] == ["accepted"]
-    assert store.log("old", "stdout", offset=0, limit=9) == b"hello"
+    assert LogStore(database).read("old", "stdout", offset=0, limit=9) == b"hello"
     database.close()
 
 
@@ -205,7 +206,8 @@ def test_a_process_that_is_not_there_is_unknown_to_every_question(store: Process
         lambda: store.get(ONE),
         lambda: store.events(ONE),
         lambda: store.script(ONE),
-        lambda: store.log(ONE, "stdout", offset=0, limit=1),
+        lambda: store.attestation(ONE),
+        lambda: store.trace_report(ONE),
         lambda: store.request_cancel(ONE, by="x", now=START),
     ):
         with pytest.raises(UnknownProcess, match=ONE):

@@ -27,6 +27,7 @@ from slurmbridge.store import (
     HelperStore,
     ImageStore,
     KeyStore,
+    LogStore,
     ProcessStore,
     RunnerStatus,
     SiteStore,
@@ -144,8 +145,12 @@ def test_a_moment_without_a_zone_is_refused(store: ProcessStore) -> None:
 # --- logs ---
 
 
+def logs(store: ProcessStore) -> LogStore:
+    return LogStore(store._database)
+
+
 def keep(store: ProcessStore, *chunks: tuple[int, bytes], stream: str = "stdout") -> None:
-    store.add_log([(ONE, stream, offset, data) for offset, data in chunks])
+    logs(store).add([(ONE, stream, offset, data) for offset, data in chunks])
 
 
 def test_a_log_is_read_across_its_chunks_from_any_offset_on(store: ProcessStore) -> None:
@@ -155,9 +160,9 @@ def test_a_log_is_read_across_its_chunks_from_any_offset_on(store: ProcessStore)
     whole = b"0123456789"
     for offset in range(12):
         for limit in (1, 3, 100):
-            found = store.log(ONE, "stdout", offset=offset, limit=limit)
+            found = logs(store).read(ONE, "stdout", offset=offset, limit=limit)
             assert found == whole[offset : offset + limit]
-    assert store.log(ONE, "job", offset=0, limit=10) == b""
+    assert logs(store).read(ONE, "job", offset=0, limit=10) == b""
 
 
 @settings(deadline=None, max_examples=30)
@@ -173,8 +178,11 @@ def test_any_log_is_what_was_printed(pieces: Sequence[bytes], offset: int, limit
         keep(store, (position, piece))
         position += len(piece)
     whole = b"".join(pieces)
-    assert store.log(ONE, "stdout", offset=offset, limit=limit) == whole[offset : offset + limit]
-    assert store.log_sizes([ONE]).get((ONE, "stdout"), 0) == len(whole)
+    assert (
+        logs(store).read(ONE, "stdout", offset=offset, limit=limit)
+        == whole[offset : offset + limit]
+    )
+    assert logs(store).sizes([ONE]).get((ONE, "stdout"), 0) == len(whole)
     database.close()
 
 
@@ -182,7 +190,7 @@ def test_the_size_of_a_log_is_told_for_each_stream(store: ProcessStore) -> None:
     add(store, ONE, TWO)
     keep(store, (0, b"abc"), (3, b"d"))
     keep(store, (0, b"\0\xff"), stream="stderr")
-    assert store.log_sizes([ONE, TWO]) == {(ONE, "stdout"): 4, (ONE, "stderr"): 2}
+    assert logs(store).sizes([ONE, TWO]) == {(ONE, "stdout"): 4, (ONE, "stderr"): 2}
 
 
 def test_two_runners_that_keep_the_same_log_do_not_end_by_it(store: ProcessStore) -> None:
@@ -191,7 +199,7 @@ def test_two_runners_that_keep_the_same_log_do_not_end_by_it(store: ProcessStore
     with contextlib.suppress(SlurmBridgeError):
         keep(store, (0, b"abcd"))
     keep(store, (4, b"e"))
-    assert store.log(ONE, "stdout", offset=0, limit=10)[:3] == b"abc"
+    assert logs(store).read(ONE, "stdout", offset=0, limit=10)[:3] == b"abc"
 
 
 # --- images, tokens, the site ---

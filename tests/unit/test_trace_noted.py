@@ -2,7 +2,6 @@
 
 import errno
 import platform
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -351,7 +350,6 @@ os.write(1, b"%d " % errors.count(1))
 """
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_a_real_strace_has_each_refused_call_once_and_in_order(
     sealing_helpers: Helpers, tasks: int
