@@ -9,7 +9,8 @@
     │   └── SubmissionRefused     Slurm said no; its own words are in the message
     ├── SiteError                 the site must recover
     │   ├── SchedulerUnavailable  ── SubmissionNotSent
-    │   ├── ShellUnavailable      ├── ReplyUnreadable
+    │   ├── ShellUnavailable      ── HostKeyRefused
+    │   ├── FilesUnavailable      ├── ReplyUnreadable
     │   ├── StagingFailed         ├── DatabaseUnavailable
     │   └── NoNodeReady           none can seal, or none can trace what is to be traced
     ├── BridgeUnreachable         the client cannot talk to the API
@@ -132,9 +133,30 @@ class SubmissionNotSent(SchedulerUnavailable):
 
 
 class ShellUnavailable(SiteError):
-    """A command could not be run or did not end in time."""
+    """A command could not be run or did not end in time.
+
+    `never_started`: it surely did nothing. Otherwise it may have done all that it was to do.
+    """
 
     code = "shell-unavailable"
+    transient = True
+
+    def __init__(self, message: str, *, never_started: bool = False) -> None:
+        super().__init__(message)
+        self.never_started = never_started
+
+
+class HostKeyRefused(ShellUnavailable):
+    """A host did not show the key that it is known by, so that nothing was said to it."""
+
+    code = "host-key-refused"
+    transient = False
+
+
+class FilesUnavailable(SiteError):
+    """The host on which files lie cannot be reached, or did not answer in time."""
+
+    code = "files-unavailable"
     transient = True
 
 

@@ -37,6 +37,8 @@ STATUS_OF: Mapping[type[SlurmBridgeError], HTTPStatus] = {
     errors.SchedulerUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.SubmissionNotSent: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ShellUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.HostKeyRefused: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.FilesUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ReplyUnreadable: HTTPStatus.BAD_GATEWAY,
     errors.StagingFailed: HTTPStatus.BAD_GATEWAY,
     errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,

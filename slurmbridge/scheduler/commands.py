@@ -9,6 +9,7 @@ from slurmbridge.errors import (
     SchedulerUnavailable,
     ShellUnavailable,
     SiteError,
+    SubmissionNotSent,
     SubmissionRefused,
 )
 from slurmbridge.model import ComputeCapability
@@ -61,7 +62,7 @@ class CommandScheduler:
         try:
             return wire.read_submit(self._run(wire.SUBMIT, stdin=submission.script))
         except (SubmissionRefused, SchedulerUnavailable) as error:
-            return error
+            return _not_sent(error)
         except SiteError as error:
             # sbatch may have been ended after the controller took the job.
             return SchedulerUnavailable(str(error))
@@ -115,3 +116,10 @@ class CommandScheduler:
             return self._shell.run(command)
         except ShellUnavailable as error:
             raise SchedulerUnavailable(f"Slurm cannot be asked: {error}") from error
+
+
+def _not_sent(error: SubmissionRefused | SchedulerUnavailable) -> SubmitOutcome:
+    cause = error.__cause__
+    if isinstance(cause, ShellUnavailable) and cause.never_started:
+        return SubmissionNotSent(str(error))
+    return error

@@ -1,96 +1,14 @@
-"""Running commands on a host. The only home of subprocess.
-
-A command is an argv list with an environment of its own: nothing of ours is inherited.
-"""
+"""Children of this process: one that answers lines, and one that is kept running."""
 
 import os
 import selectors
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from slurmbridge.errors import ShellUnavailable
-
-# No locale and no user variable may change what Slurm's programs print.
-CLEAN_ENVIRONMENT: Mapping[str, str] = {
-    "PATH": "/usr/bin:/bin",
-    "LC_ALL": "C.UTF-8",
-    "TZ": "UTC",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What to run: never a shell string."""
-
-    argv: tuple[str, ...]
-    stdin: str = ""
-    timeout_seconds: float = 30.0
-    environment: Mapping[str, str] = field(default_factory=lambda: CLEAN_ENVIRONMENT)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-class Shell(Protocol):
-    """A way to run commands on one host."""
-
-    def run(self, command: Command) -> Reply:
-        """Run to the end.
-
-        Raises:
-            ShellUnavailable: it could not be started, or was ended at its deadline. What it had
-                done by then stays done.
-        """
-        ...
-
-
-class LocalShell:
-    """This host. `prefix` is put before every argv, such as ("nice",)."""
-
-    def __init__(self, prefix: Sequence[str] = ()) -> None:
-        self._prefix = tuple(prefix)
-
-    def run(self, command: Command) -> Reply:
-        """See Shell.run."""
-        argv = [*self._prefix, *command.argv]
-        try:
-            with subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=dict(command.environment),
-                start_new_session=True,
-            ) as child:
-                try:
-                    out, err = child.communicate(
-                        command.stdin.encode(), timeout=command.timeout_seconds
-                    )
-                except subprocess.TimeoutExpired:
-                    _kill_group(child)
-                    raise ShellUnavailable(
-                        f"{command.argv[0]} did not end within {command.timeout_seconds:g} s"
-                    ) from None
-        except OSError as error:
-            raise ShellUnavailable(f"{argv[0]} cannot be started: {error.strerror}") from error
-        return Reply(child.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
-
-
-def _kill_group(child: "subprocess.Popen[bytes]") -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+from slurmbridge.shell.local import kill_group
 
 
 class LineChild:
@@ -134,7 +52,7 @@ class LineChild:
         """End the child at once. The next request starts another."""
         child, self._child, self._buffer = self._child, None, b""
         if child:
-            _kill_group(child)
+            kill_group(child)
             for pipe in (child.stdin, child.stdout):
                 if pipe:
                     with suppress(OSError):

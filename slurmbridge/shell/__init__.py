@@ -1,0 +1,23 @@
+"""Commands and files on a host: this one, or another by ssh.
+
+The only home of subprocess (`local`, `child`) and of paramiko (`ssh`, `sftp`).
+"""
+
+from slurmbridge.shell.child import Daemon, LineChild
+from slurmbridge.shell.commands import CLEAN_ENVIRONMENT, Command, Reply, Shell
+from slurmbridge.shell.files import Entry, Files, Kind, NotPlain
+from slurmbridge.shell.local import LocalShell
+
+__all__ = [
+    "CLEAN_ENVIRONMENT",
+    "Command",
+    "Daemon",
+    "Entry",
+    "Files",
+    "Kind",
+    "LineChild",
+    "LocalShell",
+    "NotPlain",
+    "Reply",
+    "Shell",
+]
