@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -116,18 +117,29 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def submit(self, spec: ProcessSpec | dict[str, Any]) -> Process:
+    def submit(
+        self, spec: ProcessSpec | dict[str, Any], *, idempotency_key: str | None = None
+    ) -> Process:
         """Ask for a Process. It is durable when this returns.
+
+        A request whose answer is lost is sent again, and accepted once. With an `idempotency_key`
+        of its own, a caller can ask again even after a crash.
 
         Raises:
             InvalidProcess: it cannot be accepted; `fields` says why.
+            IdempotencyConflict: the key was used for something else.
             BodyTooLarge
         """
         parsed = spec if isinstance(spec, ProcessSpec) else parse_spec(spec)
         body = parsed.model_dump_json().encode()
         if len(body) > SPEC_BYTES_LIMIT:
             raise BodyTooLarge(f"a specification has at most {SPEC_BYTES_LIMIT} bytes")
-        return _read(Process, self._call("POST", "/v1/processes", content=body))
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        try:
+            answer = self._call("POST", "/v1/processes", content=body, headers=headers)
+        except BridgeUnreachable:
+            answer = self._call("POST", "/v1/processes", content=body, headers=headers)
+        return _read(Process, answer)
 
     def get(self, process_id: str) -> Process:
         """One Process. Raises UnknownProcess."""
@@ -315,7 +327,8 @@ class Client:
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         url = self._url + path
         try:
-            return self._http.request(method, url, headers=self._headers, **request)
+            headers = self._headers | request.pop("headers", {})
+            return self._http.request(method, url, headers=headers, **request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise BridgeUnreachable(f"{self._url} does not answer: {reason}") from error

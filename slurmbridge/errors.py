@@ -6,12 +6,14 @@
     │   ├── InvalidProcess        ├── UnknownProcess     ├── UnknownImage
     │   ├── AmbiguousImage        ├── Unauthenticated    ├── BodyTooLarge
     │   ├── IllegalTransition     ├── NotAttested        ├── NotTraced
+    │   ├── IdempotencyConflict
     │   └── SubmissionRefused     Slurm said no; its own words are in the message
     ├── SiteError                 the site must recover
     │   ├── SchedulerUnavailable  ── SubmissionNotSent
     │   ├── ShellUnavailable      ── HostKeyRefused
     │   ├── FilesUnavailable      ├── ReplyUnreadable
     │   ├── StagingFailed         ├── DatabaseUnavailable
+    │   ├── NotStanding           a Runner that others may have taken for dead
     │   └── NoNodeReady           none can seal, or none can trace what is to be traced
     ├── BridgeUnreachable         the client cannot talk to the API
     └── ContainerError
@@ -89,6 +91,12 @@ class IllegalTransition(RequestError):
     """The Process is in a state in which this cannot be done."""
 
     code = "illegal-transition"
+
+
+class IdempotencyConflict(RequestError):
+    """An Idempotency-Key was used before, for something else."""
+
+    code = "idempotency-conflict"
 
 
 class NotAttested(RequestError):
@@ -176,6 +184,13 @@ class DatabaseUnavailable(SiteError):
     """The database cannot be reached or has another schema version."""
 
     code = "database-unavailable"
+    transient = True
+
+
+class NotStanding(SiteError):
+    """A Runner was paused or cut off for so long that others may have taken over."""
+
+    code = "not-standing"
     transient = True
 
 

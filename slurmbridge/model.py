@@ -320,6 +320,9 @@ class ComputeCapability(Value):
     accounts: tuple[str, ...]
     default_account: str | None = None
     observed_at: datetime | None = None
+    # Slurm's own settings: for how long a message may be on its way, and an ended job is known.
+    message_timeout_seconds: int | None = None
+    min_job_age_seconds: int | None = None
     refused: tuple[RefusedPartition, ...] = ()
     nodes: tuple[NodeReadiness, ...] = ()
 
@@ -458,6 +461,7 @@ class Process(Value):
     id: str
     state: ProcessState
     spec: ProcessSpec
+    cluster: str
     submitted_by: str
     created_at: datetime
     started_at: datetime | None = None
@@ -467,6 +471,9 @@ class Process(Value):
     job_id: int | None = None
     slurm_state: str | None = None
     slurm_reason: str | None = None
+    # When Slurm means to start it, as long as it waits; and how often it has been started anew.
+    expected_start: datetime | None = None
+    restarts: int = 0
     nodes: str | None = None
     exit_code: int | None = None
     signal: int | None = None

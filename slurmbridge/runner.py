@@ -2,10 +2,8 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 
 from slurmbridge.bridge.collect import Collector
 from slurmbridge.bridge.dispatch import Dispatcher
@@ -13,14 +11,14 @@ from slurmbridge.bridge.examine import Examiner
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
 from slurmbridge.bridge.recover import Recoverer
+from slurmbridge.bridge.standing import Standing
+from slurmbridge.clock import Clock
 from slurmbridge.errors import ReplyUnreadable, SchedulerUnavailable, SlurmBridgeError
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.scheduler import Scheduler
-from slurmbridge.store import ProcessStore, RunnerStatus, SiteStore
+from slurmbridge.store import ProcessStore, SiteStore
 
 log = logging.getLogger(__name__)
-HEARTBEAT_SECONDS = 3.0
-SILENT_RUNNER_KEPT = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class Cadence:
     idle_seconds: float
     poll_seconds: float
     capability_seconds: float
-    lease: timedelta
+    beat_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,9 @@ class Verbs:
 
 
 class Runner:
-    """One worker. Any number may run; none holds anything that is not in the database."""
+    """One worker for one cluster. Any number may run; none holds anything that is not in the
+    database, and between two steps none holds a Process.
+    """
 
     def __init__(
         self,
@@ -55,49 +55,70 @@ class Runner:
         scheduler: Scheduler,
         site: SiteStore,
         processes: ProcessStore,
-        status: RunnerStatus,
+        standing: Standing,
         cadence: Cadence,
+        *,
+        clock: Clock,
     ) -> None:
         self.verbs = verbs
+        self.standing = standing
         self._scheduler = scheduler
         self._site = site
         self._processes = processes
-        self._status = status
         self._cadence = cadence
+        self._clock = clock
         self._due: dict[str, float] = {}
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Work until told to stop."""
-        log.info("runner %s starts, reaching Slurm by %s", self._status.id, self._status.transport)
+        """Work until told to stop, or until others have taken it for dead."""
+        standing = self.standing
+        standing.enter()
+        log.info("runner %s starts, reaching Slurm by %s", standing.id, self._scheduler.name)
         ended = threading.Event()
         beating = threading.Thread(target=self._beat, args=(ended,), name="heartbeat", daemon=True)
         beating.start()
         try:
-            while not stop():
+            while not stop() and not standing.struck:
                 if not self.step():
-                    time.sleep(self._cadence.idle_seconds)
+                    self._clock.sleep(self._cadence.idle_seconds)
         finally:
             ended.set()
             beating.join()
-            self._scheduler.close()
-            self.verbs.collector.close()
-            self._attempt("say goodbye", lambda: self._site.forget_runner(self._status.id))
+            self.close()
+        if standing.struck:
+            log.warning("runner %s was taken for dead, and ends", standing.id)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._scheduler.close()
+        self.verbs.collector.close()
+        self._attempt("say goodbye", self.standing.leave)
 
     def step(self) -> int:
         """Do all that is due; how many Processes were moved on."""
+        if not self.standing.stands:
+            return 0
+        self._attempt("let go", lambda: self._processes.let_go_all(runner=self.standing.id))
         moved = 0
-        if self._is_due("look", self._cadence.poll_seconds):
+        observes = self._plays("observe")
+        if observes and self._is_due("look", self._cadence.poll_seconds):
             moved += self._look()
-        if self._is_due("capability", self._cadence.capability_seconds):
+        if observes and self._is_due("capability", self._cadence.capability_seconds):
             self._attempt("report the cluster", self._report_capability)
             self._attempt("sweep", self.verbs.collector.sweep)
         moved += self._attempt("collect", self.verbs.collector.collect)
-        if self._status.scheduler_error is None:
+        if self.standing.scheduler_error is None:
             moved += self._attempt("dispatch", self.verbs.dispatcher.dispatch)
             # Last, and never counted: no Process waits for it.
-            if self.verbs.examiner and self._is_due("examine", self._cadence.poll_seconds):
-                self._attempt("examine the nodes", self.verbs.examiner.examine)
+            examiner = self.verbs.examiner if observes else None
+            if examiner and self._is_due("examine", self._cadence.poll_seconds):
+                self._attempt("examine the nodes", examiner.examine)
         return moved
+
+    def _plays(self, role: str) -> bool:
+        """Of all Runners for a cluster, one looks at it: more would only ask Slurm more often."""
+        name = f"{role} {self.standing.cluster}"
+        return self._attempt("take a role", lambda: int(self.standing.has_role(name))) > 0
 
     def _look(self) -> int:
         try:
@@ -114,31 +135,27 @@ class Runner:
         return self._attempt("recover", self.verbs.recoverer.recover)
 
     def _reached(self, error: str | None) -> None:
-        if error != self._status.scheduler_error:
+        if error != self.standing.scheduler_error:
             log.warning("Slurm: %s", error or "answers again")
-            self._status = replace(self._status, scheduler_error=error)
+            self.standing.tell(error)
             self._due.pop("capability", None)
-            self._attempt("say it lives", self._heartbeat)
+            self._attempt("say it lives", self.standing.beat)
 
     def _report_capability(self) -> None:
-        if self._status.scheduler_error is None:
+        if self.standing.scheduler_error is None:
             self._site.record_capability(self._scheduler.capability())
 
     def _beat(self, ended: threading.Event) -> None:
         """In a thread of its own: a silent slurmctld must not make a living Runner look dead."""
-        while True:
-            self._attempt("say it lives", self._heartbeat)
-            if ended.wait(HEARTBEAT_SECONDS):
-                return
+        while not ended.wait(self._cadence.beat_seconds):
+            self._attempt("say it lives", self._regular_beat)
 
-    def _heartbeat(self) -> None:
-        now = datetime.now(UTC)
-        self._site.heartbeat(replace(self._status, heartbeat_at=now))
-        self._processes.renew(self._status.id, now=now, lease=self._cadence.lease)
-        self._site.forget_silent(now - SILENT_RUNNER_KEPT)
+    def _regular_beat(self) -> None:
+        self.standing.beat()
+        self.standing.look_round()
 
     def _is_due(self, what: str, every_seconds: float) -> bool:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now < self._due.get(what, 0.0):
             return False
         self._due[what] = now + every_seconds

@@ -71,6 +71,15 @@ class ApiSettings(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = 8642
 
 
+class InProgressSettings(Section):
+    """How many Processes may be in progress at a time. None: any number."""
+
+    cluster: int | None = Field(default=None, ge=1)
+    # For each account, as the specification names it, and for each partition.
+    account: int | None = Field(default=None, ge=1)
+    partition: int | None = Field(default=None, ge=1)
+
+
 class SlurmSettings(Section):
     """How Slurm is asked."""
 
@@ -78,9 +87,10 @@ class SlurmSettings(Section):
     timeout_seconds: Seconds = 20.0
     poll_seconds: Seconds = 5.0
     capability_seconds: Seconds = 60.0
-    # How long a job must be absent from the controller and from accounting to count as lost. Above
-    # Slurm's MessageTimeout (10 s) plus the lag of slurmdbd.
+    # How long a job must be absent from the controller and from accounting to count as lost; more
+    # where timeout_seconds and Slurm's MessageTimeout together ask for more.
     absence_seconds: Seconds = 120.0
+    in_progress: InProgressSettings = InProgressSettings()
 
 
 class RunnerSettings(Section):
@@ -88,8 +98,8 @@ class RunnerSettings(Section):
 
     idle_seconds: Seconds = 0.5
     batch: Annotated[int, Field(ge=1, le=1000)] = 50
-    # How long a claim outlives the last sign of life of its Runner; renewed every 3 s.
-    lease_seconds: Annotated[float, Field(ge=15, le=86_400)] = 30.0
+    # After this time at the latest, others go on with the work of a Runner that is dead.
+    lease_seconds: Annotated[float, Field(ge=2, le=86_400)] = 12.0
     retry_seconds: Seconds = 5.0
 
 

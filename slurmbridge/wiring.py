@@ -21,15 +21,18 @@ from slurmbridge.bridge.examine import (
     known_capability,
 )
 from slurmbridge.bridge.logs import LogKeeper
-from slurmbridge.bridge.observe import Observer
+from slurmbridge.bridge.observe import Observer, Patience
 from slurmbridge.bridge.reading import ReadingProcess, TraceReader
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
+from slurmbridge.bridge.standing import Actor, Standing, beats_of
+from slurmbridge.clock import Absences, Clock
 from slurmbridge.container.helpers import HelperBuilder, source_sha256
 from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
 from slurmbridge.container.sif import SifReader
 from slurmbridge.container.signing import SigningKey, key_problem, load_key
 from slurmbridge.container.trust import ImageKeeper, SignatureRule
+from slurmbridge.context.folder import ContextFolder
 from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import ConfigurationError, HelpersMissing, SlurmBridgeError
@@ -47,9 +50,11 @@ from slurmbridge.store import (
     HelperStore,
     ImageStore,
     KeyStore,
+    Limits,
     LogStore,
     NodeStore,
     ProcessStore,
+    Roster,
     RunnerStatus,
     SiteStore,
     TokenStore,
@@ -322,15 +327,18 @@ class Site:
             heartbeat_at=_now(),
             scheduler_error=None,
         )
+        beats = beats_of(settings.runner.lease_seconds)
         cadence = Cadence(
             settings.runner.idle_seconds,
             settings.slurm.poll_seconds,
             settings.slurm.capability_seconds,
-            timedelta(seconds=settings.runner.lease_seconds),
+            beats.every_seconds,
         )
-        verbs = self._verbs(scheduler, status.id)
+        clock = Clock()
+        standing = Standing(Roster(self._database), status, beats, clock)
+        verbs = self._verbs(scheduler, Actor(status.id, clock, standing.check))
         site, processes = SiteStore(self._database), ProcessStore(self._database)
-        return Runner(verbs, scheduler, site, processes, status, cadence)
+        return Runner(verbs, scheduler, site, processes, standing, cadence, clock=clock)
 
     def run_runner(self, stop: Callable[[], bool]) -> None:
         """Work as a Runner until told to stop.
@@ -342,23 +350,23 @@ class Site:
             self.build_helpers()
         except HelpersMissing as error:
             log.warning("%s", error)
-        self.runner(self.scheduler()).run(stop)
+        # One that was taken for dead, as after a long pause, makes room for a new one.
+        while not stop():
+            self.runner(self.scheduler()).run(stop)
 
-    def _verbs(self, scheduler: Scheduler, runner: str) -> Verbs:
+    def _verbs(self, scheduler: Scheduler, actor: Actor) -> Verbs:
         settings = self._settings
         processes = ProcessStore(self._database)
-        absence = timedelta(seconds=settings.slurm.absence_seconds)
-        lease = timedelta(seconds=settings.runner.lease_seconds)
-        retry = timedelta(seconds=settings.runner.retry_seconds)
         limit = settings.limits.log_kib * 1024
         logs = LogKeeper(LogStore(self._database), settings.contexts, limit_bytes=limit)
-        rules = RecoverRules(runner, settings.contexts, absence, lease, retry)
-        recoverer = Recoverer(processes, scheduler, rules, clock=_now)
+        rules = RecoverRules(settings.contexts, timedelta(seconds=settings.runner.retry_seconds))
         return Verbs(
-            dispatcher=self._dispatcher(processes, scheduler, runner),
-            observer=Observer(processes, scheduler, absence=absence, clock=_now),
-            recoverer=recoverer,
-            collector=self._collector(processes, logs, runner),
+            dispatcher=self._dispatcher(processes, scheduler, actor),
+            observer=Observer(
+                processes, scheduler, self._patience(actor), actor, taken_by=self._taken_by
+            ),
+            recoverer=Recoverer(processes, scheduler, rules, self._patience(actor), actor),
+            collector=self._collector(processes, logs, actor),
             logs=logs,
             examiner=(
                 self.examiner(scheduler, look_seconds=10)
@@ -367,34 +375,49 @@ class Site:
             ),
         )
 
-    def _dispatcher(self, processes: ProcessStore, scheduler: Scheduler, runner: str) -> Dispatcher:
+    def _taken_by(self, process_id: str) -> int | None:
+        return ContextFolder(self._settings.contexts, process_id).taken_by()
+
+    def _patience(self, actor: Actor) -> Patience:
+        slurm = self._settings.slurm
+        often = slurm.poll_seconds + self._settings.runner.retry_seconds
+        absences = Absences(actor.clock.monotonic, most=timedelta(seconds=2 * often))
+        return Patience(self._absence, absences)
+
+    def _absence(self) -> timedelta:
+        """Longer than a submission can be on its way: its sender gives up, and then Slurm does."""
+        slurm = self._settings.slurm
+        capability = SiteStore(self._database).capability()
+        message_timeout = capability.message_timeout_seconds if capability else None
+        on_its_way = slurm.timeout_seconds + 2 * (message_timeout or 0)
+        return timedelta(seconds=max(slurm.absence_seconds, on_its_way))
+
+    def _dispatcher(
+        self, processes: ProcessStore, scheduler: Scheduler, actor: Actor
+    ) -> Dispatcher:
         settings = self._settings
+        in_progress = settings.slurm.in_progress
         rules = DispatchRules(
-            runner=runner,
             contexts=settings.contexts,
             stores=self._stores,
             staging=Bounds(settings.limits.input_mib * _MIB, files=1_000_000),
             batch=settings.runner.batch,
-            lease=timedelta(seconds=settings.runner.lease_seconds),
             retry=timedelta(seconds=settings.runner.retry_seconds),
             signature_required=settings.image_trust.required,
+            in_progress=Limits(in_progress.cluster, in_progress.account, in_progress.partition),
         )
         images = ImageStore(self._database)
-        return Dispatcher(
-            processes, images, self._helpers, scheduler, self._renderer, rules, clock=_now
-        )
+        return Dispatcher(processes, images, self._helpers, scheduler, self._renderer, rules, actor)
 
-    def _collector(self, processes: ProcessStore, logs: LogKeeper, runner: str) -> Collector:
+    def _collector(self, processes: ProcessStore, logs: LogKeeper, actor: Actor) -> Collector:
         settings = self._settings
         rules = CollectRules(
-            runner=runner,
             contexts=settings.contexts,
             stores=self._stores,
             default_destination=settings.default_destination,
             output=Bounds(settings.limits.output_mib * _MIB, settings.limits.output_files),
             batch=settings.runner.batch,
-            lease=timedelta(seconds=settings.runner.lease_seconds),
             retry=timedelta(seconds=settings.runner.retry_seconds),
         )
         traces = TraceReader(self._trace_rules, ReadingProcess)
-        return Collector(processes, logs, rules, key=self._key, traces=traces, clock=_now)
+        return Collector(processes, logs, rules, key=self._key, traces=traces, actor=actor)

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from pydantic import AfterValidator, BaseModel
 
@@ -84,6 +84,13 @@ def _response(description: str, **headers: str) -> dict[int | str, dict[str, Any
 
 ProcessId = Annotated[str, Path(), AfterValidator(_storable)]
 Body = Annotated[bytes, Depends(_limited_body)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[!-~]{1,255}$",
+        description="A name for this request, such as a UUID, that its sender gives to no other",
+    ),
+]
 _UNKNOWN = documented(HTTPStatus.NOT_FOUND)
 # The page brings its own style and nothing else.
 _CLOSED = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
@@ -102,11 +109,25 @@ _SPEC_BODY: dict[str, Any] = {
     status_code=HTTPStatus.CREATED,
     tags=["processes"],
     openapi_extra=_SPEC_BODY,
-    responses=documented(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY),
+    responses=documented(
+        HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY
+    )
+    | {HTTPStatus.OK.value: {"model": Process, "description": "It was accepted before"}},
 )
-def submit(caller: Caller, body: Body, response: Response) -> Process:
-    """Accept a Process. It is durable when this answers; nothing waits for Slurm."""
-    process = caller.desk.submit(parse_spec(body), by=caller.name)
+def submit(
+    caller: Caller, body: Body, response: Response, idempotency_key: IdempotencyKey = None
+) -> Process:
+    """Accept a Process. It is durable when this answers; nothing waits for Slurm.
+
+    With an Idempotency-Key, the same request can be sent again: it is accepted once.
+    """
+    spec = parse_spec(body)
+    if idempotency_key is None:
+        process = caller.desk.submit(spec, by=caller.name)
+    else:
+        process, new = caller.desk.submit_once(spec, by=caller.name, key=idempotency_key)
+        if not new:
+            response.status_code = HTTPStatus.OK
     response.headers["Location"] = f"{router.prefix}/processes/{process.id}"
     return process
 

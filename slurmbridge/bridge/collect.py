@@ -1,22 +1,22 @@
 """From an ended job to a final state: outputs carried, verdict found, context destroyed."""
 
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.reading import TraceReader
 from slurmbridge.bridge.seal import attestation
+from slurmbridge.bridge.standing import Actor
 from slurmbridge.container.attestation import sentence
 from slurmbridge.container.facts import Differences
 from slurmbridge.container.signing import SigningKey
 from slurmbridge.context.folder import Carried, ContextFolder, Left
 from slurmbridge.context.tree import Bounds
-from slurmbridge.errors import StagingFailed
+from slurmbridge.errors import NotStanding, StagingFailed
 from slurmbridge.lifecycle import Phase, ProcessState, SlurmState, classify, read_status
 from slurmbridge.model import Attestation, TraceLevel
 from slurmbridge.store import Change, Claimed, ProcessStore, again, packed
@@ -113,13 +113,11 @@ def _has_run_traced(entry: Claimed, left: Left) -> bool:
 class CollectRules:
     """Limits and places."""
 
-    runner: str
     contexts: Path
     stores: Mapping[str, Path]
     default_destination: str | None
     output: Bounds
     batch: int
-    lease: timedelta
     retry: timedelta
 
 
@@ -142,33 +140,33 @@ class Collector:
         *,
         key: SigningKey,
         traces: TraceReader,
-        clock: Callable[[], datetime],
+        actor: Actor,
     ) -> None:
+        self._actor = actor
         self._processes = processes
         self._logs = logs
         self._rules = rules
         self._traces = traces
         self._key = key
-        self._clock = clock
 
     def collect(self) -> int:
         """Finish all that has ended; how many were finished."""
         rules = self._rules
         claimed = self._processes.claim(
             Phase.COLLECTING,
-            runner=rules.runner,
+            runner=self._actor.id,
             limit=rules.batch,
-            now=self._clock(),
-            lease=rules.lease,
+            now=self._actor.clock.now(),
         )
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = self._actor.clock.monotonic() + PATIENCE_SECONDS
         try:
             for entry in claimed:
                 self._begin_to_read(entry)
             for entry in claimed:
+                self._actor.guard()
                 self._finish(entry, deadline)
         finally:
-            self._processes.let_go(entry.id for entry in claimed)
+            self._processes.let_go((entry.id for entry in claimed), runner=self._actor.id)
         return len(claimed)
 
     def close(self) -> None:
@@ -186,11 +184,13 @@ class Collector:
     def _finish(self, entry: Claimed, deadline: float) -> None:
         try:
             change = self._collect_one(entry, deadline)
+        except NotStanding:
+            raise
         except Exception:
             # What one program leaves must not end the work for all others.
             log.exception("collecting Process %s failed", entry.id)
             change = self._again(entry, "collecting failed by a mistake of the bridge; see its log")
-        lost = self._processes.apply([change], runner=self._rules.runner, now=self._clock())
+        lost = self._processes.apply([change], runner=self._actor.id, now=self._actor.clock.now())
         if change.phase is not entry.phase or lost:
             self._traces.forget(entry.id)
         if change.phase is Phase.DONE and not lost:
@@ -219,7 +219,7 @@ class Collector:
             read = None
             if _has_run_traced(entry, left):
                 self._traces.begin(entry, left, folder.path)
-                read = self._traces.take(entry.id, deadline - time.monotonic())
+                read = self._traces.take(entry.id, deadline - self._actor.clock.monotonic())
                 if read is None:
                     return self._still_reading(entry)
             carried = folder.carry_out(
@@ -240,13 +240,14 @@ class Collector:
         return self._finished(entry, verdict, carried, location, attested, read)
 
     def _still_reading(self, entry: Claimed) -> Change:
-        values = {"not_before": self._clock() + READING_AGAIN}
+        values = {"not_before": self._actor.clock.now() + READING_AGAIN}
         return Change(
             entry.id, entry.state, entry.state, entry.phase, entry.phase, "runner", "", values
         )
 
     def _holds(self, entry: Claimed) -> bool:
-        return self._processes.holds(entry.id, runner=self._rules.runner, now=self._clock())
+        self._actor.guard()
+        return self._processes.holds(entry.id, runner=self._actor.id)
 
     def _other_job(self, entry: Claimed, left: Left) -> Change:
         """Of two jobs for one Process, the one that has the context is the one that counts."""
@@ -270,7 +271,7 @@ class Collector:
 
     def _gone(self, entry: Claimed) -> Change:
         """A context that is missing may come back with its file system; not for ever."""
-        now = self._clock()
+        now = self._actor.clock.now()
         if entry.ended_at is None or now - entry.ended_at < MISSING_CONTEXT_KEPT:
             return self._again(entry, "its context is missing")
         detail = f"its context has been missing for {now - entry.ended_at}"
@@ -281,7 +282,7 @@ class Collector:
         )
 
     def _again(self, entry: Claimed, detail: str) -> Change:
-        values = {"not_before": self._clock() + self._rules.retry, "reason": detail}
+        values = {"not_before": self._actor.clock.now() + self._rules.retry, "reason": detail}
         change = Change(
             entry.id, entry.state, entry.state, entry.phase, entry.phase, "runner", detail, values
         )

@@ -1,5 +1,6 @@
 """What a submitter can ask for. Touches the database only: nothing here waits for Slurm."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -34,11 +35,13 @@ from slurmbridge.model import (
 from slurmbridge.store import (
     Database,
     HelperStore,
+    Idempotency,
     ImageStore,
     KeyStore,
     LogStore,
     NodeStore,
     ProcessStore,
+    Roster,
     SiteStore,
     TokenStore,
 )
@@ -80,6 +83,7 @@ class Desk:
         self._images = ImageStore(database)
         self._tokens = TokenStore(database)
         self._site = SiteStore(database)
+        self._roster = Roster(database)
         self._keys = KeyStore(database)
         self._nodes = NodeStore(database)
         self._helpers = helpers
@@ -94,12 +98,34 @@ class Desk:
         Raises:
             InvalidProcess: it asks for something that this site does not have.
         """
+        return self._processes.get(self._accept(spec, by, None))
+
+    def submit_once(self, spec: ProcessSpec, *, by: str, key: str) -> tuple[Process, bool]:
+        """Accept a Process, and whether it is a new one: who asks again for the same with the same
+        key gets the Process that was accepted then.
+
+        Raises:
+            InvalidProcess
+            IdempotencyConflict: the key was used for something else.
+        """
+        # What is compared is what was understood: one request can be written in many ways.
+        request = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+        idempotency = Idempotency(key, sha256(request.encode()).hexdigest())
+        known = self._processes.accepted_as(idempotency, by=by)
+        offered = None if known else self._accept(spec, by, idempotency)
+        # Of two that ask at the same time, one was first.
+        accepted = known or self._processes.accepted_as(idempotency, by=by)
+        assert accepted is not None
+        return self._processes.get(accepted), accepted == offered
+
+    def _accept(self, spec: ProcessSpec, by: str, idempotency: Idempotency | None) -> str:
         images = self._images.latest()
         capability = known_capability(self._site, self._nodes)
         check(spec, self._rules, images=images, capability=capability)
         process_id = self._new_id()
-        self._processes.add([(process_id, spec)], by=by, now=self._clock())
-        return self._processes.get(process_id)
+        now = self._clock()
+        self._processes.add([(process_id, spec)], by=by, now=now, idempotency=idempotency)
+        return process_id
 
     def inspect(self, process_id: str) -> Process:
         """One Process. Raises UnknownProcess."""
@@ -218,7 +244,7 @@ class Desk:
         """Whether what is submitted now would be worked on now."""
         try:
             self._database.check_schema()
-            runners = self._site.runners(since=self._clock() - RUNNER_SILENCE)
+            runners = self._roster.runners(since=self._clock() - RUNNER_SILENCE)
         except DatabaseUnavailable as error:
             return Readiness((str(error),))
         if not runners:

@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -12,6 +12,7 @@ from slurmbridge.bridge.checks import untrusted
 from slurmbridge.bridge.collect import remove
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.bridge.seal import sealing
+from slurmbridge.bridge.standing import Actor
 from slurmbridge.context.folder import ContextFolder, ContextTaken
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import (
@@ -19,6 +20,7 @@ from slurmbridge.errors import (
     ImageRefused,
     InvalidProcess,
     NoNodeReady,
+    NotStanding,
     SchedulerUnavailable,
     SiteError,
     SlurmBridgeError,
@@ -31,7 +33,16 @@ from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import Image
 from slurmbridge.scheduler import Scheduler, Submission, SubmitOutcome
 from slurmbridge.script import Script
-from slurmbridge.store import Change, Claimed, HelperStore, ImageStore, ProcessStore, again
+from slurmbridge.store import (
+    UNLIMITED,
+    Change,
+    Claimed,
+    HelperStore,
+    ImageStore,
+    Limits,
+    ProcessStore,
+    again,
+)
 
 log = logging.getLogger(__name__)
 BATCHES = 4
@@ -55,14 +66,18 @@ class Ready:
 class DispatchRules:
     """Limits and places."""
 
-    runner: str
     contexts: Path
     stores: Mapping[str, Path]
     staging: Bounds
     batch: int
-    lease: timedelta
     retry: timedelta
     signature_required: bool = False
+    in_progress: Limits = UNLIMITED
+    # What submits while the next batch is being prepared.
+    beside: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, thread_name_prefix="submit")
+
+
+_Waiting = tuple[list[Ready], Future[list[SubmitOutcome]]]
 
 
 class Dispatcher:
@@ -76,16 +91,15 @@ class Dispatcher:
         scheduler: Scheduler,
         renderer: Renderer,
         rules: DispatchRules,
-        *,
-        clock: Callable[[], datetime],
+        actor: Actor,
     ) -> None:
+        self._actor = actor
         self._processes = processes
         self._images = images
         self._helpers = helpers
         self._scheduler = scheduler
         self._renderer = renderer
         self._rules = rules
-        self._clock = clock
 
     def dispatch(self) -> int:
         """Submit what waits, up to a bound; the number of Processes that were taken.
@@ -94,37 +108,44 @@ class Dispatcher:
         """
         taken: list[str] = []
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="submit") as pool:
+            with self._rules.beside() as pool:
                 self._dispatch(pool, taken)
         finally:
-            self._processes.let_go(taken)
+            self._processes.let_go(taken, runner=self._actor.id)
         return len(taken)
 
-    def _dispatch(self, pool: ThreadPoolExecutor, taken: list[str]) -> None:
-        waiting: tuple[list[Ready], Future[list[SubmitOutcome]]] | None = None
+    def _dispatch(self, pool: Executor, taken: list[str]) -> None:
+        waiting: _Waiting | None = None
         # Bounded, because meanwhile nothing is observed, canceled or collected.
         for turn in range(BATCHES + 1):
-            claimed = self._claim() if turn < BATCHES else []
-            taken += [entry.id for entry in claimed]
-            ready = self._intend(self._prepare(claimed))
-            if waiting:
-                goes_on = self._record(waiting[0], waiting[1].result())
-                waiting = None
-                if not goes_on:
-                    self._put_back(ready)
-                    return
+            claimed, ready = self._next(taken, waiting) if turn < BATCHES else ([], [])
+            if waiting and not self._record(waiting[0], waiting[1].result()):
+                self._put_back(ready)
+                return
             if not claimed:
                 return
-            if ready:
-                waiting = (ready, pool.submit(self._submit, ready))
+            waiting = (ready, pool.submit(self._submit, ready)) if ready else None
+
+    def _next(
+        self, taken: list[str], waiting: "_Waiting | None"
+    ) -> tuple[list[Claimed], list[Ready]]:
+        try:
+            claimed = self._claim()
+            taken += [entry.id for entry in claimed]
+            return claimed, self._intend(self._prepare(claimed))
+        except SlurmBridgeError:
+            # What Slurm has said of those before is not lost over it.
+            if waiting:
+                self._record(waiting[0], waiting[1].result())
+            raise
 
     def _claim(self) -> list[Claimed]:
         return self._processes.claim(
             Phase.ACCEPTED,
-            runner=self._rules.runner,
+            runner=self._actor.id,
             limit=self._rules.batch,
-            now=self._clock(),
-            lease=self._rules.lease,
+            now=self._actor.clock.now(),
+            limits=self._rules.in_progress,
         )
 
     def _prepare(self, claimed: Sequence[Claimed]) -> list[Ready]:
@@ -156,6 +177,7 @@ class Dispatcher:
         if entry.cancel_requested:
             return self._ended(entry, ProcessState.CANCELED, "canceled before it was submitted")
         before = entry
+        self._actor.guard()
         folder = ContextFolder(self._rules.contexts, entry.id)
         try:
             image = self._image(entry, images)
@@ -215,7 +237,7 @@ class Dispatcher:
 
     def _intend(self, ready: list[Ready]) -> list[Ready]:
         """Say what is about to be done, before it is: from here on Slurm may know the job."""
-        now = self._clock()
+        now = self._actor.clock.now()
         lost = self._apply(
             [
                 self._kept(
@@ -240,6 +262,10 @@ class Dispatcher:
 
     def _submit(self, ready: Sequence[Ready]) -> list[SubmitOutcome]:
         submissions = [Submission(entry.claimed.job_name, entry.script.text) for entry in ready]
+        try:
+            self._actor.guard()
+        except NotStanding as error:
+            return [SubmissionNotSent(str(error)) for _ in submissions]
         try:
             return self._scheduler.submit(submissions)
         except SiteError as error:
@@ -286,19 +312,17 @@ class Dispatcher:
         )
 
     def _later(self, entry: Claimed, state: ProcessState, phase: Phase, detail: str) -> Change:
-        not_before = self._clock() + self._rules.retry
+        not_before = self._actor.clock.now() + self._rules.retry
         return self._change(entry, state, phase, detail, not_before=not_before, reason=detail)
 
     def _ended(self, entry: Claimed, state: ProcessState, detail: str) -> Change:
-        values = {"ended_at": self._clock(), "reason": detail}
+        values = {"ended_at": self._actor.clock.now(), "reason": detail}
         return self._change(entry, state, Phase.DONE, detail, **values)
 
     def _kept(
         self, entry: Claimed, state: ProcessState, phase: Phase, detail: str, **values: Any
     ) -> Change:
-        until = self._clock() + self._rules.lease
-        holder = {"claimed_by": self._rules.runner, "claimed_until": until}
-        return self._change(entry, state, phase, detail, **values, **holder)
+        return replace(self._change(entry, state, phase, detail, **values), keep=True)
 
     def _change(
         self, entry: Claimed, state: ProcessState, phase: Phase, detail: str, **values: Any
@@ -307,7 +331,7 @@ class Dispatcher:
         return Change(entry.id, entry.state, state, entry.phase, phase, source, detail, values)
 
     def _apply(self, changes: Sequence[Change]) -> frozenset[str]:
-        lost = self._processes.apply(changes, runner=self._rules.runner, now=self._clock())
+        lost = self._processes.apply(changes, runner=self._actor.id, now=self._actor.clock.now())
         for change in changes:
             # Only now: another Runner that holds it may be using the context.
             if change.phase is Phase.DONE and change.process_id not in lost:

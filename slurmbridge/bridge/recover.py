@@ -1,12 +1,13 @@
 """Processes of which it is not known whether Slurm has their job: found by name, never guessed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from slurmbridge.bridge.observe import CLOCK_MARGIN
+from slurmbridge.bridge.observe import CLOCK_MARGIN, Patience, kept
+from slurmbridge.bridge.standing import Actor
 from slurmbridge.context.folder import ContextFolder
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.scheduler import JobReport, Scheduler
@@ -17,10 +18,7 @@ from slurmbridge.store import Change, Claimed, ProcessStore, again
 class RecoverRules:
     """Limits and places."""
 
-    runner: str
     contexts: Path
-    absence: timedelta
-    lease: timedelta
     retry: timedelta
 
 
@@ -32,13 +30,14 @@ class Recoverer:
         processes: ProcessStore,
         scheduler: Scheduler,
         rules: RecoverRules,
-        *,
-        clock: Callable[[], datetime],
+        patience: Patience,
+        actor: Actor,
     ) -> None:
+        self._patience = patience
+        self._actor = actor
         self._processes = processes
         self._scheduler = scheduler
         self._rules = rules
-        self._clock = clock
 
     def recover(self) -> int:
         """Look for the jobs of those in doubt; how many were looked for.
@@ -48,27 +47,39 @@ class Recoverer:
         """
         claimed = self._processes.claim(
             Phase.SUBMITTING,
-            runner=self._rules.runner,
+            runner=self._actor.id,
             limit=500,
-            now=self._clock(),
-            lease=self._rules.lease,
+            now=self._actor.clock.now(),
         )
         try:
             return self._decide_all(claimed) if claimed else 0
         finally:
-            self._processes.let_go(entry.id for entry in claimed)
+            self._processes.let_go((entry.id for entry in claimed), runner=self._actor.id)
 
     def _decide_all(self, claimed: Sequence[Claimed]) -> int:
         found = self._find(claimed)
-        now = self._clock()
-        changes = [self._decide(entry, found.get(entry.job_name, []), now) for entry in claimed]
-        self._processes.apply(changes, runner=self._rules.runner, now=now)
+        self._actor.guard()
+        present = [_key(entry) for entry in claimed if entry.job_name in found]
+        absent = [_key(entry) for entry in claimed if entry.job_name not in found]
+        if absent and self._scheduler.backlog():
+            # Accounting may be told of them in a moment.
+            lasted = {name: timedelta() for name in absent}
+        else:
+            lasted = self._patience.absences.look(absent, present=present)
+        now = self._actor.clock.now()
+        changes = [
+            self._decide_found(entry, found[entry.job_name])
+            if entry.job_name in found
+            else self._decide_absent(entry, lasted[_key(entry)], now)
+            for entry in claimed
+        ]
+        self._processes.apply(changes, runner=self._actor.id, now=now)
         return len(claimed)
 
     def _find(self, claimed: Sequence[Claimed]) -> dict[str, list[JobReport]]:
         names = {entry.job_name for entry in claimed}
         begun = [entry.intended_at for entry in claimed if entry.intended_at]
-        since = min(begun, default=self._clock()) - CLOCK_MARGIN
+        since = min(begun, default=self._actor.clock.now()) - CLOCK_MARGIN
         found: dict[str, list[JobReport]] = {}
         for report in (
             *self._scheduler.jobs(),
@@ -78,39 +89,46 @@ class Recoverer:
                 found.setdefault(report.job_name, []).append(report)
         return found
 
-    def _decide(self, entry: Claimed, found: Sequence[JobReport], now: datetime) -> Change:
-        if found:
-            first = min(found, key=lambda report: report.job_id)
-            detail = f"found by its name as job {first.job_id}"
-            values = {
-                "job_id": first.job_id,
-                "slurm_state": str(first.status),
-                "reason": None,
-                "missing_since": None,
-            }
-            return _change(
-                entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, values, first.source
-            )
-        taken_by = ContextFolder(self._rules.contexts, entry.id).taken_by()
+    def _decide_found(self, entry: Claimed, found: Sequence[JobReport]) -> Change:
+        by_id = {report.job_id: report for report in found}
+        report = by_id[kept(set(by_id), self._taken_by(entry.id))]
+        detail = f"found by its name as job {report.job_id}"
+        if len(by_id) > 1:
+            # The Observer ends the others.
+            detail += f", of jobs {sorted(by_id)}"
+        values = _adopted(report.job_id, str(report.status))
+        return _change(entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, values, report.source)
+
+    def _decide_absent(self, entry: Claimed, lasted: timedelta, now: datetime) -> Change:
+        taken_by = self._taken_by(entry.id)
         if taken_by is not None:
             detail = f"its context was taken by job {taken_by}"
-            values = {
-                "job_id": taken_by,
-                "slurm_state": None,
-                "reason": None,
-                "missing_since": None,
-            }
+            values = _adopted(taken_by, None)
             return _change(entry, ProcessState.QUEUED, Phase.SUBMITTED, detail, values)
-        # From the first look that was answered, not from the intent: Slurm may have been away.
-        since = entry.missing_since or now
-        if now - since >= self._rules.absence:
-            detail = f"no job of its name has appeared for {now - since}: again"
+        if lasted >= self._patience.absence():
+            detail = f"no job of its name has appeared for {lasted}: again"
             values = {"reason": None, "missing_since": None}
             return _change(entry, ProcessState.QUEUED, Phase.ACCEPTED, detail, values)
         detail = "no job of its name is known yet"
-        doubt = {"not_before": now + self._rules.retry, "reason": detail, "missing_since": since}
-        change = _change(entry, ProcessState.UNKNOWN, Phase.SUBMITTING, detail, doubt)
+        values = {
+            "not_before": now + self._rules.retry,
+            "reason": detail,
+            "missing_since": entry.missing_since or now,
+        }
+        change = _change(entry, ProcessState.UNKNOWN, Phase.SUBMITTING, detail, values)
         return again(entry, change)
+
+    def _taken_by(self, process_id: str) -> int | None:
+        return ContextFolder(self._rules.contexts, process_id).taken_by()
+
+
+def _key(entry: Claimed) -> str:
+    """What is missed is the job of one submission: the next has not been missed yet."""
+    return f"{entry.id} {entry.intended_at}"
+
+
+def _adopted(job_id: int, slurm_state: str | None) -> dict[str, Any]:
+    return {"job_id": job_id, "slurm_state": slurm_state, "reason": None, "missing_since": None}
 
 
 def _change(

@@ -41,6 +41,10 @@ def submit(
     wait_for_end: Annotated[
         bool, typer.Option("--wait", help="Wait until the Process has ended.")
     ] = False,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(help="A name for this request: sent again, it is accepted once."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit a Process and print its id.
@@ -50,7 +54,7 @@ def submit(
     """
     parsed = specfile.read(spec)
     with session(context).client() as client:
-        process = client.submit(parsed)
+        process = client.submit(parsed, idempotency_key=idempotency_key)
         if not as_json:
             typer.echo(process.id)
         if wait_for_end:

@@ -33,6 +33,9 @@ class JobReport:
     nodes: str | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    # When Slurm means to start one that waits; and how often it has been started anew.
+    expected_start: datetime | None = None
+    restarts: int = 0
     source: str = ""
 
 
@@ -79,8 +82,22 @@ class Scheduler(Protocol):
         """What accounting says of the jobs with these names that existed after `since`."""
         ...
 
-    def cancel(self, job_ids: Sequence[int]) -> None:
-        """Ask Slurm to end these jobs. One that has ended already is not an error."""
+    def cancel(self, job_ids: Sequence[int], *, kill: bool = False) -> None:
+        """Ask Slurm to end these jobs. One that has ended already is not an error.
+
+        `kill`: without giving their processes time to end.
+        """
+        ...
+
+    def withdraw(self, job_ids: Sequence[int]) -> None:
+        """End those of these jobs that have not started, and surely no other."""
+        ...
+
+    def backlog(self) -> int:
+        """How many messages are on their way to accounting.
+
+        While there are any, accounting may not know of a job that the controller has forgotten.
+        """
         ...
 
     def capability(self) -> ComputeCapability:

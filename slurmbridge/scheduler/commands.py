@@ -12,6 +12,7 @@ from slurmbridge.errors import (
     SubmissionNotSent,
     SubmissionRefused,
 )
+from slurmbridge.lifecycle import SlurmState
 from slurmbridge.model import ComputeCapability
 from slurmbridge.scheduler import ClusterNode, JobReport, Submission, SubmitOutcome, wire
 from slurmbridge.shell import Command, Reply, Shell
@@ -80,10 +81,26 @@ class CommandScheduler:
             reports += wire.read_history(self._run(argv))
         return reports
 
-    def cancel(self, job_ids: Sequence[int]) -> None:
+    def cancel(self, job_ids: Sequence[int], *, kill: bool = False) -> None:
         """See Scheduler.cancel."""
         if job_ids:
-            wire.read_cancel(self._run(wire.cancel(job_ids)))
+            wire.read_cancel(self._run(wire.cancel(job_ids, kill=kill)))
+
+    def withdraw(self, job_ids: Sequence[int]) -> None:
+        """See Scheduler.withdraw. What is held cannot start between the look and the cancel."""
+        if not job_ids:
+            return
+        wire.read_hold(self._run(wire.hold(job_ids)))
+        waiting = [
+            report.job_id
+            for report in self.jobs()
+            if report.job_id in job_ids and report.status.base is SlurmState.PENDING
+        ]
+        self.cancel(waiting)
+
+    def backlog(self) -> int:
+        """See Scheduler.backlog."""
+        return wire.read_backlog(self._run(wire.STATISTICS))
 
     def capability(self) -> ComputeCapability:
         """See Scheduler.capability."""

@@ -39,6 +39,8 @@ class FakeScheduler:
         self._next_id = 1
         self.silent = False
         self.swallow = False
+        # Messages on their way to accounting.
+        self.lag = 0
         self.down: set[str] = set()
         self.calls: list[str] = []
 
@@ -105,13 +107,26 @@ class FakeScheduler:
             if job.report.job_name in job_names and job.submitted_at >= since
         ]
 
-    def cancel(self, job_ids: Sequence[int]) -> None:
+    def cancel(self, job_ids: Sequence[int], *, kill: bool = False) -> None:
         """See Scheduler.cancel."""
         self._answer("cancel")
         for job_id in job_ids:
             job = self._known.get(job_id)
             if job and job.report.ended_at is None:
                 self.end(job_id, SlurmState.CANCELLED)
+
+    def withdraw(self, job_ids: Sequence[int]) -> None:
+        """See Scheduler.withdraw."""
+        self._answer("withdraw")
+        for job_id in job_ids:
+            job = self._known.get(job_id)
+            if job and job.report.status.base is SlurmState.PENDING:
+                self.end(job_id, SlurmState.CANCELLED)
+
+    def backlog(self) -> int:
+        """See Scheduler.backlog."""
+        self._answer("backlog")
+        return self.lag
 
     def capability(self) -> ComputeCapability:
         """See Scheduler.capability."""
@@ -158,7 +173,8 @@ class FakeScheduler:
     def requeue(self, job_id: int) -> None:
         """Send a job back to the queue, as after a node's failure."""
         status = SlurmStatus(SlurmState.PENDING, frozenset({SlurmFlag.REQUEUED}))
-        self._set(job_id, status, started_at=None, nodes=None)
+        restarts = self._accounting[job_id].report.restarts + 1
+        self._set(job_id, status, started_at=None, nodes=None, restarts=restarts)
 
     def forget(self, job_id: int, *, accounting: bool = False) -> None:
         """Drop a job from the controller, as after MinJobAge; and from accounting on request."""

@@ -80,11 +80,22 @@ class NativeScheduler:
         """See Scheduler.history."""
         return self._commands.history(job_names, since=since)
 
-    def cancel(self, job_ids: Sequence[int]) -> None:
+    def cancel(self, job_ids: Sequence[int], *, kill: bool = False) -> None:
         """See Scheduler.cancel."""
+        if kill:
+            self._commands.cancel(job_ids, kill=True)
+            return
         answers = list(self._ask("cancel", list(job_ids), answers=len(job_ids)))
         if errors := [answer["error"] for answer in answers if "error" in answer]:
             raise SchedulerUnavailable(f"Slurm did not cancel: {errors[0]}")
+
+    def withdraw(self, job_ids: Sequence[int]) -> None:
+        """See Scheduler.withdraw."""
+        self._commands.withdraw(job_ids)
+
+    def backlog(self) -> int:
+        """See Scheduler.backlog."""
+        return self._commands.backlog()
 
     def capability(self) -> ComputeCapability:
         """See Scheduler.capability."""
@@ -150,6 +161,7 @@ def _outcome(answer: dict[str, Any]) -> SubmitOutcome:
 def _report(job: dict[str, Any]) -> JobReport:
     status = read_status(job["state"])
     completed = status.base is SlurmState.COMPLETED
+    waits = status.base is SlurmState.PENDING
     return JobReport(
         job_id=job["job_id"],
         job_name=job["job_name"] or "",
@@ -158,10 +170,12 @@ def _report(job: dict[str, Any]) -> JobReport:
         # pyslurm 25.11 takes 128 from exit codes above 127, so no other one can be relied on.
         exit_code=0 if completed else None,
         nodes=job["nodes"] or None,
-        started_at=_time(job["started_at"]) if status.base is not SlurmState.PENDING else None,
+        started_at=_time(job["started_at"]) if not waits else None,
         ended_at=_time(job["ended_at"])
         if status.base not in {SlurmState.PENDING, SlurmState.RUNNING}
         else None,
+        expected_start=_time(job["started_at"]) if waits else None,
+        restarts=job["restarts"],
         source="pyslurm",
     )
 

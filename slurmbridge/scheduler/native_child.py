@@ -96,6 +96,7 @@ def report(pyslurm: Any, _jobs: object) -> Iterable[dict[str, Any]]:
                 "nodes": job.allocated_nodes,
                 "started_at": job.start_time,
                 "ended_at": job.end_time,
+                "restarts": job.requeue_count,
             }
             for job in pyslurm.Jobs.load().values()
             if job.user_id == user

@@ -25,11 +25,13 @@ QUEUE = (
     "--me",
     "--states=all",
     "--noheader",
-    "--Format=JobID:|,State:|,exit_code:|,StartTime:|,EndTime:|,NodeList:|,Reason:|,Name:|",
+    "--Format=JobID:|,State:|,exit_code:|,StartTime:|,EndTime:|,NodeList:|,RestartCnt:|,"
+    "Reason:|,Name:|",
 )
 PARTITIONS = ("sinfo", "--noheader", "--format=%P|%a|%D|%c|%m|%l")
 NODES = ("sinfo", "--noheader", "--Node", "--format=%P|%T|%N")
 CONFIGURATION = ("scontrol", "show", "config")
+STATISTICS = ("sdiag",)
 USER_NAME = ("id", "-un")
 HISTORY_NAMES_PER_CALL = 500
 
@@ -90,11 +92,13 @@ def read_submit(reply: Reply) -> int:
 def read_queue(reply: Reply) -> list[JobReport]:
     """What squeue printed for QUEUE."""
     _must_succeed("squeue", reply)
-    return _read_lines("squeue", reply.stdout, _queue_line)
+    return _read_lines("squeue", reply.stdout, 9, _queue_line)
 
 
-def _read_lines(program: str, text: str, read: Callable[[list[str]], JobReport]) -> list[JobReport]:
-    """Lines of eight fields, the last of them free text.
+def _read_lines(
+    program: str, text: str, fields: int, read: Callable[[list[str]], JobReport]
+) -> list[JobReport]:
+    """Lines of so many fields, the last of them free text.
 
     A job of another origin may carry a name with a newline in it, which makes lines that mean
     nothing. They are passed over: that a job is missing is never taken for its end. When nothing
@@ -105,7 +109,7 @@ def _read_lines(program: str, text: str, read: Callable[[list[str]], JobReport])
     for line in text.split("\n"):
         if line.strip():
             try:
-                found.append(read([field.strip() for field in line.split("|", 7)]))
+                found.append(read([field.strip() for field in line.split("|", fields - 1)]))
             except ValueError:
                 unreadable = unreadable or line
     if unreadable and not found:
@@ -116,7 +120,7 @@ def _read_lines(program: str, text: str, read: Callable[[list[str]], JobReport])
 
 
 def _queue_line(fields: list[str]) -> JobReport:
-    job_id, state, code, start, end, nodes, reason, name = fields
+    job_id, state, code, start, end, nodes, restarts, reason, name = fields
     status = read_status(state)
     exit_code, signal = _exit_pair(code)
     return JobReport(
@@ -130,6 +134,9 @@ def _queue_line(fields: list[str]) -> JobReport:
         started_at=_time(start) if _has_started(status) else None,
         # For a job that has not ended squeue prints the latest end that it may have.
         ended_at=_time(end) if _has_ended(status) else None,
+        # Of a job that waits, the start that Slurm expects.
+        expected_start=_time(start) if not _has_started(status) else None,
+        restarts=int(restarts),
         source="squeue",
     )
 
@@ -155,7 +162,7 @@ def history(job_names: Sequence[str], since: datetime) -> tuple[str, ...]:
 def read_history(reply: Reply) -> list[JobReport]:
     """What sacct printed for `history`. The last record of a job id is its latest attempt."""
     _must_succeed("sacct", reply)
-    reports = _read_lines("sacct", reply.stdout, _history_line)
+    reports = _read_lines("sacct", reply.stdout, 8, _history_line)
     return list({report.job_id: report for report in reports}.values())
 
 
@@ -207,9 +214,30 @@ def read_usage(reply: Reply) -> dict[str, str]:
     return found
 
 
-def cancel(job_ids: Iterable[int]) -> tuple[str, ...]:
-    """End these jobs."""
-    return ("scancel", *(str(job_id) for job_id in job_ids))
+def cancel(job_ids: Iterable[int], *, kill: bool = False) -> tuple[str, ...]:
+    """End these jobs; with `kill`, whatever is left of them, the batch script and all steps."""
+    how = ("--signal=KILL", "--full") if kill else ()
+    return ("scancel", *how, *(str(job_id) for job_id in job_ids))
+
+
+def hold(job_ids: Iterable[int]) -> tuple[str, ...]:
+    """Let these jobs not start, as far as they have not yet."""
+    return ("scontrol", "hold", ",".join(str(job_id) for job_id in job_ids))
+
+
+def read_hold(reply: Reply) -> None:
+    """Raise only when the controller did not answer: a job that runs or is gone is not held."""
+    if reply.exit_code != 0 and _UNAVAILABLE.search(reply.stderr):
+        raise SchedulerUnavailable(f"scontrol hold failed: {' '.join(reply.stderr.split())[:300]}")
+
+
+def read_backlog(reply: Reply) -> int:
+    """How many messages are on their way from slurmctld to slurmdbd, of what sdiag printed."""
+    _must_succeed("sdiag", reply)
+    found = re.search(r"^DBD Agent queue size:\s*(\d+)", reply.stdout, re.MULTILINE)
+    if not found:
+        raise ReplyUnreadable("sdiag names no DBD Agent queue size")
+    return int(found.group(1))
 
 
 def read_cancel(reply: Reply) -> None:
@@ -253,8 +281,15 @@ def read_capability(
             _with_names(partition, nodes) for partition in read_partitions(partitions.stdout)
         ),
         accounts=tuple(sorted({row[0] for row in rows if row[0]})),
+        message_timeout_seconds=_seconds(config.stdout, "MessageTimeout"),
+        min_job_age_seconds=_seconds(config.stdout, "MinJobAge"),
         default_account=next((row[1] for row in rows if len(row) > 1 and row[1]), None),
     )
+
+
+def _seconds(config: str, name: str) -> int | None:
+    found = re.search(rf"^{name}\s*=\s*(\d+) sec", config, re.MULTILINE)
+    return int(found.group(1)) if found else None
 
 
 def _with_names(partition: Partition, nodes: Sequence[ClusterNode]) -> Partition:

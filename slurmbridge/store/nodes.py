@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 
 from slurmbridge.model import NodeReadiness
 from slurmbridge.store.database import Database
@@ -35,13 +35,23 @@ class Examination:
 class NodeStore:
     """One row for each node that was ever asked. Every move asks for the row as it was seen."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, cluster: str = "default") -> None:
         self._database = database
+        self._cluster = cluster
+
+    @property
+    def _here(self) -> ColumnElement[bool]:
+        here: ColumnElement[bool] = _NODE.c.cluster == self._cluster
+        return here
 
     def all(self) -> list[Examination]:
         """Every node, by name."""
         with self._database.read() as connection:
-            rows = connection.execute(select(_NODE).order_by(_NODE.c.name)).mappings().all()
+            rows = (
+                connection.execute(select(_NODE).where(self._here).order_by(_NODE.c.name))
+                .mappings()
+                .all()
+            )
         return [
             Examination(
                 row["name"],
@@ -55,12 +65,12 @@ class NodeStore:
 
     def ask(self, seen: Examination, *, now: datetime) -> bool:
         """Say that an examination is about to be submitted; False when somebody else was first."""
-        insert = self._database.insert(_NODE).values(name=seen.node)
+        insert = self._database.insert(_NODE).values(cluster=self._cluster, name=seen.node)
         with self._database.write() as connection:
-            connection.execute(insert.on_conflict_do_nothing(index_elements=["name"]))
+            connection.execute(insert.on_conflict_do_nothing(index_elements=["cluster", "name"]))
             done = connection.execute(
                 update(_NODE)
-                .where(_NODE.c.name == seen.node)
+                .where(self._here, _NODE.c.name == seen.node)
                 .where(_NODE.c.asked_at.is_not_distinct_from(seen.asked_at))
                 .where(_NODE.c.observed_at.is_not_distinct_from(seen.observed_at))
                 .values(asked_at=now, job_id=None)
@@ -83,13 +93,13 @@ class NodeStore:
     def forget(self, node: str) -> None:
         """The node is not in the cluster any more."""
         with self._database.write() as connection:
-            connection.execute(delete(_NODE).where(_NODE.c.name == node))
+            connection.execute(delete(_NODE).where(self._here, _NODE.c.name == node))
 
     def _move(self, asked: Examination, **values: object) -> bool:
         with self._database.write() as connection:
             done = connection.execute(
                 update(_NODE)
-                .where(_NODE.c.name == asked.node)
+                .where(self._here, _NODE.c.name == asked.node)
                 .where(_NODE.c.asked_at == asked.asked_at)
                 .values(**values)
             )

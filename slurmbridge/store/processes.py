@@ -1,24 +1,21 @@
-"""Processes and their events. A state changes here or nowhere."""
+"""Processes and their events, as rows."""
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from itertools import groupby
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    RowMapping,
-    bindparam,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, RowMapping, select, update
 
-from slurmbridge.errors import IllegalTransition, UnknownProcess
-from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, is_legal
+from slurmbridge.errors import (
+    DatabaseUnavailable,
+    IdempotencyConflict,
+    IllegalTransition,
+    UnknownProcess,
+)
+from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState
 from slurmbridge.model import (
     Attestation,
     Event,
@@ -29,76 +26,14 @@ from slurmbridge.model import (
     TraceSummary,
     job_name,
 )
+from slurmbridge.store import claims, moves
+from slurmbridge.store.claims import UNLIMITED, Limits
 from slurmbridge.store.database import Database
-from slurmbridge.store.tables import ProcessEventRow, ProcessRow
+from slurmbridge.store.moves import EVENT, PROCESS, Change, Claimed, Open, add_events
 
-_PROCESS = ProcessRow.__table__  # type: ignore[attr-defined]
-_EVENT = ProcessEventRow.__table__  # type: ignore[attr-defined]
+DEFAULT_CLUSTER = "default"
 _LONG = {"outputs", "outputs_ignored", "inputs"}
-_SHOWN = [column for name, column in _PROCESS.columns.items() if name in Process.model_fields]
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A Process that a Runner holds, with what it needs to act on it."""
-
-    id: str
-    state: ProcessState
-    phase: Phase
-    spec: ProcessSpec
-    job_name: str
-    job_id: int | None
-    slurm_state: str | None
-    cancel_requested: bool
-    intended_at: datetime | None
-    exit_code: int | None
-    signal: int | None
-    reason: str | None
-    ended_at: datetime | None
-    missing_since: datetime | None
-    image_sha256: str | None = None
-    script_sha256: str | None = None
-    # What its container had to be; None before it was intended.
-    sealing: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """A Process whose job is observed, with what an observation is compared with."""
-
-    id: str
-    state: ProcessState
-    job_name: str
-    job_id: int
-    slurm_state: str | None
-    slurm_reason: str | None
-    nodes: str | None
-    created_at: datetime
-    missing_since: datetime | None
-    cancel_requested: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One move of one Process, with the evidence. `values` are further columns.
-
-    Without a `detail` no event is written.
-    """
-
-    process_id: str
-    before: ProcessState
-    after: ProcessState
-    before_phase: Phase
-    phase: Phase
-    source: str
-    detail: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-
-
-def again(claimed: Claimed, change: Change) -> Change:
-    """`change` without its event, when it only says once more what the last one said."""
-    same = claimed.reason == change.values.get("reason") and claimed.state is change.after
-    return replace(change, detail="") if same else change
+_SHOWN = [column for name, column in PROCESS.columns.items() if name in Process.model_fields]
 
 
 def packed(report: bytes) -> bytes:
@@ -106,46 +41,67 @@ def packed(report: bytes) -> bytes:
     return zlib.compress(report)
 
 
-class _Moved(Exception):
-    """Another has moved a Process; the transaction is undone."""
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The key that a submitter gave a request, and what the request was."""
+
+    key: str
+    request_sha256: str
 
 
 class ProcessStore:
-    """The queries on Processes."""
+    """The queries on Processes. What a Runner takes and observes is of one cluster."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, cluster: str = DEFAULT_CLUSTER) -> None:
         self._database = database
-        # Replaced whole and never changed, for the heartbeat reads it from another thread.
-        self._held: frozenset[str] = frozenset()
+        self._cluster = cluster
 
-    def add(self, entries: Sequence[tuple[str, ProcessSpec]], *, by: str, now: datetime) -> None:
-        """Accept Processes: all are durable when this returns, or none is."""
+    def add(
+        self,
+        entries: Sequence[tuple[str, ProcessSpec]],
+        *,
+        by: str,
+        now: datetime,
+        idempotency: Idempotency | None = None,
+    ) -> None:
+        """Accept Processes: all are durable when this returns, or none is.
+
+        With `idempotency`, one that was accepted under the same key before stays the only one.
+        """
+        columns: dict[str, Any] = {"request_sha256": None, "idempotency_key": None}
+        if idempotency:
+            columns["request_sha256"] = idempotency.request_sha256
+            columns["idempotency_key"] = idempotency.key
+        insert = self._database.insert(PROCESS).on_conflict_do_nothing(
+            index_elements=["submitted_by", "idempotency_key"]
+        )
+        detail = f"accepted from {by}"
         with self._database.write() as connection:
-            connection.execute(
-                insert(_PROCESS),
-                [
-                    {
-                        "id": process_id,
-                        "state": ProcessState.QUEUED,
-                        "phase": Phase.ACCEPTED,
-                        "spec": spec.model_dump(mode="json"),
-                        "submitted_by": by,
-                        "created_at": now,
-                        "job_name": job_name(process_id),
-                        "cancel_requested": False,
-                        "outputs": [],
-                        "outputs_ignored": [],
-                        "inputs": [],
-                    }
-                    for process_id, spec in entries
-                ],
+            for process_id, spec in entries:
+                row = {**_row(process_id, spec, self._cluster), **columns}
+                row |= {"submitted_by": by, "created_at": now}
+                if connection.execute(insert.values(row)).rowcount:
+                    add_events(connection, [(process_id, ProcessState.QUEUED, "api", detail)], now)
+
+    def accepted_as(self, idempotency: Idempotency, *, by: str) -> str | None:
+        """The Process that somebody's key stands for, if it stands for one.
+
+        Raises:
+            IdempotencyConflict: it stands for another request.
+        """
+        query = select(PROCESS.c.id, PROCESS.c.request_sha256).where(
+            PROCESS.c.submitted_by == by, PROCESS.c.idempotency_key == idempotency.key
+        )
+        with self._database.read() as connection:
+            found = connection.execute(query).one_or_none()
+        if found is None:
+            return None
+        if found[1] != idempotency.request_sha256:
+            raise IdempotencyConflict(
+                f"the Idempotency-Key {idempotency.key!r} belongs to Process {found[0]}, which "
+                "was asked for in another way"
             )
-            detail = f"accepted from {by}"
-            _add_events(
-                connection,
-                ((process_id, ProcessState.QUEUED, "api", detail) for process_id, _ in entries),
-                now,
-            )
+        return str(found[0])
 
     def get(self, process_id: str) -> Process:
         """One Process.
@@ -154,7 +110,7 @@ class ProcessStore:
             UnknownProcess
         """
         with self._database.read() as connection:
-            row = connection.execute(select(*_SHOWN).where(_PROCESS.c.id == process_id)).mappings()
+            row = connection.execute(select(*_SHOWN).where(PROCESS.c.id == process_id)).mappings()
             found = row.one_or_none()
         if found is None:
             raise UnknownProcess(f"there is no Process {process_id!r}")
@@ -172,14 +128,14 @@ class ProcessStore:
         which can be long.
         """
         columns = [column for column in _SHOWN if column.name not in _LONG]
-        query = select(*columns).order_by(_PROCESS.c.id.desc()).limit(limit)
+        query = select(*columns).order_by(PROCESS.c.id.desc()).limit(limit)
         if before:
-            query = query.where(_PROCESS.c.id < before)
+            query = query.where(PROCESS.c.id < before)
         if states:
-            query = query.where(_PROCESS.c.state.in_(states))
+            query = query.where(PROCESS.c.state.in_(states))
         if label:
             key, value = label
-            query = query.where(_PROCESS.c.spec["labels"][key].as_string() == value)
+            query = query.where(PROCESS.c.spec["labels"][key].as_string() == value)
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
         return [_process({**row, **{name: [] for name in _LONG}}) for row in rows]
@@ -187,7 +143,7 @@ class ProcessStore:
     def script(self, process_id: str) -> str | None:
         """The script that was submitted, if it has been rendered."""
         with self._database.read() as connection:
-            query = select(_PROCESS.c.script).where(_PROCESS.c.id == process_id)
+            query = select(PROCESS.c.script).where(PROCESS.c.id == process_id)
             rows = connection.execute(query).all()
         if not rows:
             raise UnknownProcess(f"there is no Process {process_id!r}")
@@ -197,7 +153,7 @@ class ProcessStore:
     def attestation(self, process_id: str) -> Attestation | None:
         """What its container was found to be, if it has been."""
         with self._database.read() as connection:
-            query = select(_PROCESS.c.attestation).where(_PROCESS.c.id == process_id)
+            query = select(PROCESS.c.attestation).where(PROCESS.c.id == process_id)
             rows = connection.execute(query).all()
         if not rows:
             raise UnknownProcess(f"there is no Process {process_id!r}")
@@ -208,7 +164,7 @@ class ProcessStore:
     def trace_report(self, process_id: str) -> bytes | None:
         """What a traced Process did, as JSON, if it has ended."""
         with self._database.read() as connection:
-            query = select(_PROCESS.c.trace_report).where(_PROCESS.c.id == process_id)
+            query = select(PROCESS.c.trace_report).where(PROCESS.c.id == process_id)
             rows = connection.execute(query).all()
         if not rows:
             raise UnknownProcess(f"there is no Process {process_id!r}")
@@ -218,9 +174,9 @@ class ProcessStore:
         """What was observed and done, in order."""
         self.get(process_id)
         query = (
-            select(_EVENT.c.at, _EVENT.c.source, _EVENT.c.state, _EVENT.c.detail)
-            .where(_EVENT.c.process_id == process_id)
-            .order_by(_EVENT.c.id)
+            select(EVENT.c.at, EVENT.c.source, EVENT.c.state, EVENT.c.detail)
+            .where(EVENT.c.process_id == process_id)
+            .order_by(EVENT.c.id)
         )
         with self._database.read() as connection:
             return [Event(**row) for row in connection.execute(query).mappings()]
@@ -233,22 +189,17 @@ class ProcessStore:
             IllegalTransition: it has ended otherwise.
         """
         with self._database.write() as connection:
-            query = select(
-                _PROCESS.c.state,
-                _PROCESS.c.phase,
-                _PROCESS.c.claimed_by,
-                _PROCESS.c.claimed_until,
-            ).where(_PROCESS.c.id == process_id)
-            row = connection.execute(query.with_for_update()).one_or_none()
+            query = select(PROCESS.c.state, PROCESS.c.phase, moves.is_free().label("free"))
+            query = query.where(PROCESS.c.id == process_id).with_for_update()
+            row = connection.execute(query).one_or_none()
             if row is None:
                 raise UnknownProcess(f"there is no Process {process_id!r}")
-            state, phase, claimed_by, claimed_until = row
+            state, phase, free = row
             if state in FINAL_STATES:
                 if state is ProcessState.CANCELED:
                     return self._reread(connection, process_id)
                 raise IllegalTransition(f"Process {process_id} has already ended as {state}")
-            held = claimed_by is not None and claimed_until is not None and claimed_until > now
-            if phase is Phase.ACCEPTED and not held:
+            if phase is Phase.ACCEPTED and free:
                 self._cancel_now(connection, process_id, state, by, now)
             else:
                 self._cancel_later(connection, process_id, state, by, now)
@@ -271,7 +222,7 @@ class ProcessStore:
             Phase.DONE, "api", detail,
             {"ended_at": now, "reason": detail, "cancel_requested": True},
         )  # fmt: skip
-        _apply(connection, [change], runner=None, now=now)
+        moves.apply(connection, [change], runner=None, now=now)
 
     def _cancel_later(
         self,
@@ -282,68 +233,76 @@ class ProcessStore:
         now: datetime,
     ) -> None:
         connection.execute(
-            update(_PROCESS).where(_PROCESS.c.id == process_id).values(cancel_requested=True)
+            update(PROCESS).where(PROCESS.c.id == process_id).values(cancel_requested=True)
         )
-        _add_events(connection, [(process_id, state, "api", f"cancel requested by {by}")], now)
+        add_events(connection, [(process_id, state, "api", f"cancel requested by {by}")], now)
 
     def _reread(self, connection: Connection, process_id: str) -> Process:
-        query = select(*_SHOWN).where(_PROCESS.c.id == process_id)
+        query = select(*_SHOWN).where(PROCESS.c.id == process_id)
         return _process(connection.execute(query).mappings().one())
 
     def claim(
-        self, phase: Phase, *, runner: str, limit: int, now: datetime, lease: timedelta
+        self,
+        phase: Phase,
+        *,
+        runner: str,
+        limit: int,
+        now: datetime,
+        limits: Limits = UNLIMITED,
     ) -> list[Claimed]:
-        """Take up to `limit` Processes in a phase that nobody holds, oldest first."""
-        free = (
-            select(_PROCESS.c.id)
-            .where(_PROCESS.c.phase == phase)
-            .where(or_(_PROCESS.c.claimed_until.is_(None), _PROCESS.c.claimed_until < now))
-            .where(or_(_PROCESS.c.not_before.is_(None), _PROCESS.c.not_before <= now))
-            .order_by(_PROCESS.c.created_at, _PROCESS.c.id)
-            .limit(limit)
-        )
+        """Take up to `limit` Processes in a phase that nobody holds, oldest first.
+
+        What waits to be prepared is taken only as far as there is room for it.
+        """
+        where = claims.due(self._cluster, phase, now)
         with self._database.read() as connection:
-            ids = [row[0] for row in connection.execute(free)]
-        if not ids:
-            return []
-        take = (
-            update(_PROCESS)
-            .where(_PROCESS.c.id.in_(ids), _PROCESS.c.phase == phase)
-            .where(or_(_PROCESS.c.claimed_until.is_(None), _PROCESS.c.claimed_until < now))
-            .values(claimed_by=runner, claimed_until=now + lease)
-            .returning(*(_PROCESS.c[name] for name in _CLAIMED_FIELDS))
-        )
+            if not claims.candidates(connection, where, most=1):
+                return []
         with self._database.write() as connection:
+            if phase is Phase.ACCEPTED and limits != UNLIMITED:
+                # Two that count at the same time would both find the last place free.
+                self._database.lock(connection, f"admission to {self._cluster}")
+                ids = claims.admitted(connection, self._cluster, where, limits, most=limit)
+            else:
+                ids = claims.candidates(connection, where, most=limit)
+            if not ids:
+                return []
+            take = (
+                update(PROCESS)
+                .where(PROCESS.c.id.in_(ids), PROCESS.c.phase == phase, moves.is_free())
+                .values(claimed_by=runner)
+                .returning(*(PROCESS.c[name] for name in _CLAIMED_FIELDS))
+            )
             rows = connection.execute(take).mappings().all()
-        claimed = sorted((_claimed(row) for row in rows), key=lambda entry: entry.id)
-        self._held = self._held | {entry.id for entry in claimed}
-        return claimed
+        return sorted((_claimed(row) for row in rows), key=lambda entry: entry.id)
 
-    def renew(self, runner: str, *, now: datetime, lease: timedelta) -> None:
-        """Prolong what a Runner holds and is working on. What it has lost stays lost."""
-        held = list(self._held)
-        if not held:
-            return
-        query = (
-            update(_PROCESS)
-            .where(_PROCESS.c.claimed_by == runner, _PROCESS.c.claimed_until > now)
-            .where(_PROCESS.c.id.in_(held))
-            .values(claimed_until=now + lease)
-        )
+    def let_go(self, process_ids: Iterable[str], *, runner: str) -> None:
+        """A Runner works on these no longer. Those that it does not hold stay as they are.
+
+        A database that is away keeps nobody from going on: see `let_go_all`.
+        """
+        ids = list(process_ids)
+        if ids:
+            with suppress(DatabaseUnavailable):
+                self._let_go(PROCESS.c.id.in_(ids) & (PROCESS.c.claimed_by == runner))
+
+    def let_go_all(self, *, runner: str) -> None:
+        """A Runner that works on nothing holds nothing: what it did not know that it had got, and
+        what it could not let go of, is free.
+        """
+        held = PROCESS.c.claimed_by == runner
+        with self._database.read() as connection:
+            found = connection.execute(select(PROCESS.c.id).where(held).limit(1)).one_or_none()
+        if found is not None:
+            self._let_go(held)
+
+    def _let_go(self, where: ColumnElement[bool]) -> None:
         with self._database.write() as connection:
-            connection.execute(query)
+            connection.execute(update(PROCESS).where(where).values(claimed_by=None))
 
-    def let_go(self, process_ids: Iterable[str]) -> None:
-        """Nobody works on these any more: a claim that is left over ends with its lease."""
-        self._held = self._held - frozenset(process_ids)
-
-    def holds(self, process_id: str, *, runner: str, now: datetime) -> bool:
+    def holds(self, process_id: str, *, runner: str) -> bool:
         """Whether a Runner's claim still stands."""
-        query = select(_PROCESS.c.id).where(
-            _PROCESS.c.id == process_id,
-            _PROCESS.c.claimed_by == runner,
-            _PROCESS.c.claimed_until > now,
-        )
+        query = select(PROCESS.c.id).where(PROCESS.c.id == process_id, moves.is_held_by(runner))
         with self._database.read() as connection:
             return connection.execute(query).one_or_none() is not None
 
@@ -353,15 +312,14 @@ class ProcessStore:
         """Write moves, in one transaction where nobody interferes; return the ids of those lost.
 
         A move is lost, and nothing of it written, when its Process is no longer as the change says
-        or, with a `runner`, no longer held by it. A hold ends with the move unless `values`
-        prolongs it.
+        or, with a `runner`, no longer held by it. A hold ends with the move unless it says `keep`.
         """
         if not changes:
             return frozenset()
         try:
             with self._database.write() as connection:
-                _apply(connection, changes, runner=runner, now=now)
-        except _Moved:
+                moves.apply(connection, changes, runner=runner, now=now)
+        except moves.Moved:
             if len(changes) == 1:
                 return frozenset({changes[0].process_id})
             lost = (self.apply([change], runner=runner, now=now) for change in changes)
@@ -376,30 +334,52 @@ class ProcessStore:
         runner: str | None = None,
     ) -> None:
         """Set columns that are no part of a state, without an event."""
-        query = update(_PROCESS).where(_PROCESS.c.id.in_(list(process_ids))).values(**values)
+        query = update(PROCESS).where(PROCESS.c.id.in_(list(process_ids))).values(**values)
         if runner is not None:
-            query = query.where(_PROCESS.c.claimed_by == runner)
+            query = query.where(PROCESS.c.claimed_by == runner)
         with self._database.write() as connection:
             connection.execute(query)
 
     def observed(self) -> list[Open]:
         """All Processes whose job has an id and has not been seen to end."""
-        query = select(*(_PROCESS.c[name] for name in _OPEN_FIELDS)).where(
-            _PROCESS.c.phase == Phase.SUBMITTED
+        query = select(*(PROCESS.c[name] for name in _OPEN_FIELDS)).where(
+            PROCESS.c.phase == Phase.SUBMITTED, PROCESS.c.cluster == self._cluster
         )
         with self._database.read() as connection:
             return [Open(**row) for row in connection.execute(query).mappings()]
 
     def ended(self, process_ids: Sequence[str]) -> list[str]:
         """Those among these ids for which nothing is left to be done."""
-        query = select(_PROCESS.c.id).where(_PROCESS.c.phase == Phase.DONE)
-        query = query.where(_PROCESS.c.id.in_(process_ids))
+        query = select(PROCESS.c.id).where(PROCESS.c.phase == Phase.DONE)
+        query = query.where(PROCESS.c.id.in_(process_ids))
         with self._database.read() as connection:
             return [row[0] for row in connection.execute(query)]
 
 
 _CLAIMED_FIELDS = tuple(Claimed.__dataclass_fields__)
 _OPEN_FIELDS = tuple(Open.__dataclass_fields__)
+
+
+_CLAIMED_FIELDS = tuple(Claimed.__dataclass_fields__)
+_OPEN_FIELDS = tuple(Open.__dataclass_fields__)
+
+
+def _row(process_id: str, spec: ProcessSpec, cluster: str) -> dict[str, Any]:
+    return {
+        "id": process_id,
+        "state": ProcessState.QUEUED,
+        "phase": Phase.ACCEPTED,
+        "spec": spec.model_dump(mode="json"),
+        "cluster": cluster,
+        "account": spec.account or "",
+        "partition": spec.partition or "",
+        "job_name": job_name(process_id),
+        "cancel_requested": False,
+        "restarts": 0,
+        "outputs": [],
+        "outputs_ignored": [],
+        "inputs": [],
+    }
 
 
 def _process(row: Mapping[Any, Any]) -> Process:
@@ -417,68 +397,3 @@ def _claimed(row: RowMapping) -> Claimed:
     values = dict(row)
     values["spec"] = ProcessSpec.model_validate(row["spec"], strict=False)
     return Claimed(**values)
-
-
-def _apply(
-    connection: Connection,
-    changes: Sequence[Change],
-    *,
-    runner: str | None,
-    now: datetime,
-) -> None:
-    for change in changes:
-        if change.before is not change.after and not is_legal(change.before, change.after):
-            raise IllegalTransition(f"{change.process_id}: {change.before} to {change.after}")
-    ordered = sorted(changes, key=lambda change: sorted(change.values))
-    for names, group in groupby(ordered, key=lambda change: tuple(sorted(change.values))):
-        batch = list(group)
-        columns: dict[str, Any] = {name: bindparam(f"v_{name}") for name in names}
-        query = update(_PROCESS).where(
-            _PROCESS.c.id == bindparam("b_id"),
-            _PROCESS.c.state == bindparam("b_before"),
-            _PROCESS.c.phase == bindparam("b_phase"),
-        )
-        free = {}
-        if runner is not None:
-            query = query.where(_PROCESS.c.claimed_by == runner)
-            if "claimed_until" not in names:
-                free = {"claimed_by": None, "claimed_until": None}
-        query = query.values(
-            state=bindparam("v_state"), phase=bindparam("v_phase"), **columns, **free
-        )
-        result = connection.execute(
-            query.execution_options(synchronize_session=False),
-            [
-                {
-                    "b_id": change.process_id,
-                    "b_before": change.before,
-                    "b_phase": change.before_phase,
-                    "v_state": change.after,
-                    "v_phase": change.phase,
-                    **{f"v_{name}": value for name, value in change.values.items()},
-                }
-                for change in batch
-            ],
-        )
-        if result.rowcount != len(batch):
-            raise _Moved
-    _add_events(
-        connection,
-        (
-            (entry.process_id, entry.after, entry.source, entry.detail)
-            for entry in changes
-            if entry.detail
-        ),
-        now,
-    )
-
-
-def _add_events(
-    connection: Connection,
-    events: Iterable[tuple[str, ProcessState, str, str]],
-    now: datetime,
-) -> None:
-    keys = ("process_id", "state", "source", "detail")
-    rows = [{**dict(zip(keys, event, strict=True)), "at": now} for event in events]
-    if rows:
-        connection.execute(insert(_EVENT), rows)

@@ -1,7 +1,6 @@
 """What is durable beside Processes: images, tokens, Runners and what they saw of the site."""
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import delete, insert, select, update
@@ -9,11 +8,10 @@ from sqlalchemy import delete, insert, select, update
 from slurmbridge.errors import AmbiguousImage, ImageRefused, UnknownImage
 from slurmbridge.model import ComputeCapability, Image
 from slurmbridge.store.database import Database
-from slurmbridge.store.tables import CapabilityRow, ImageRow, RunnerRow, TokenRow
+from slurmbridge.store.tables import CapabilityRow, ImageRow, TokenRow
 
 _IMAGE = ImageRow.__table__  # type: ignore[attr-defined]
 _TOKEN = TokenRow.__table__  # type: ignore[attr-defined]
-_RUNNER = RunnerRow.__table__  # type: ignore[attr-defined]
 _CAPABILITY = CapabilityRow.__table__  # type: ignore[attr-defined]
 
 
@@ -137,51 +135,17 @@ class TokenStore:
             return [(row[0], row[1]) for row in connection.execute(query)]
 
 
-@dataclass(frozen=True, slots=True)
-class RunnerStatus:
-    """A Runner and what it last knew."""
-
-    id: str
-    host: str
-    transport: str
-    heartbeat_at: datetime
-    scheduler_error: str | None
-
-
 class SiteStore:
-    """What Runners report of themselves and of the cluster."""
+    """What Runners report of a cluster."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, cluster: str = "default") -> None:
         self._database = database
-
-    def heartbeat(self, status: RunnerStatus) -> None:
-        """Say that a Runner lives, and whether it reaches Slurm."""
-        values = {name: getattr(status, name) for name in RunnerStatus.__dataclass_fields__}
-        upsert = self._database.insert(_RUNNER).values(values)
-        with self._database.write() as connection:
-            connection.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=values))
-
-    def forget_runner(self, runner_id: str) -> None:
-        """A Runner ended in good order."""
-        with self._database.write() as connection:
-            connection.execute(delete(_RUNNER).where(_RUNNER.c.id == runner_id))
-
-    def forget_silent(self, since: datetime) -> None:
-        """Drop Runners that have not been heard of since."""
-        with self._database.write() as connection:
-            connection.execute(delete(_RUNNER).where(_RUNNER.c.heartbeat_at < since))
-
-    def runners(self, *, since: datetime) -> list[RunnerStatus]:
-        """Runners heard of since then, the latest first."""
-        query = select(_RUNNER).where(_RUNNER.c.heartbeat_at >= since)
-        query = query.order_by(_RUNNER.c.heartbeat_at.desc())
-        with self._database.read() as connection:
-            return [RunnerStatus(**row) for row in connection.execute(query).mappings()]
+        self._cluster = cluster
 
     def record_capability(self, capability: ComputeCapability) -> None:
         """Keep what a cluster reported."""
         row = {
-            "cluster": capability.cluster,
+            "cluster": self._cluster,
             "observed_at": capability.observed_at,
             "capability": capability.model_dump(mode="json"),
         }
@@ -191,7 +155,7 @@ class SiteStore:
 
     def capability(self) -> ComputeCapability | None:
         """What the cluster last reported; None before the first report."""
-        query = select(_CAPABILITY.c.capability).order_by(_CAPABILITY.c.observed_at.desc()).limit(1)
+        query = select(_CAPABILITY.c.capability).where(_CAPABILITY.c.cluster == self._cluster)
         with self._database.read() as connection:
             found = connection.execute(query).scalar_one_or_none()
         return None if found is None else ComputeCapability.model_validate(found, strict=False)

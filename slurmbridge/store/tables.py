@@ -47,20 +47,28 @@ class ProcessRow(SQLModel, table=True):
     __table_args__ = (
         Index("ix_process_phase", "phase", "created_at"),
         Index("ix_process_created", "created_at"),
+        Index("ix_process_claimed_by", "claimed_by"),
+        Index("ix_process_idempotency", "submitted_by", "idempotency_key", unique=True),
     )
 
     id: str = Field(primary_key=True, max_length=26)
     state: ProcessState = Field(sa_type=_words(ProcessState))
     phase: Phase = Field(sa_type=_words(Phase))
     spec: dict[str, Any] = Field(sa_type=JSON)
+    # Of the specification, what limits are counted by; "" stands for Slurm's own default.
+    cluster: str
+    account: str
+    partition: str
     submitted_by: str
+    idempotency_key: str | None = None
+    request_sha256: str | None = Field(default=None, max_length=64)
     created_at: datetime = Field(sa_type=UtcTime)
     started_at: datetime | None = Field(default=None, sa_type=UtcTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcTime)
     cancel_requested: bool = False
 
+    # A Runner, as long as it is on the roster.
     claimed_by: str | None = None
-    claimed_until: datetime | None = Field(default=None, sa_type=UtcTime)
     not_before: datetime | None = Field(default=None, sa_type=UtcTime)
     intended_at: datetime | None = Field(default=None, sa_type=UtcTime)
     missing_since: datetime | None = Field(default=None, sa_type=UtcTime)
@@ -69,6 +77,9 @@ class ProcessRow(SQLModel, table=True):
     job_id: int | None = Field(default=None, index=True, sa_type=BigInteger)
     slurm_state: str | None = None
     slurm_reason: str | None = None
+    # When Slurm means to start it; and how often it has begun anew.
+    expected_start: datetime | None = Field(default=None, sa_type=UtcTime)
+    restarts: int = 0
     nodes: str | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -147,19 +158,42 @@ class TokenRow(SQLModel, table=True):
 
 
 class RunnerRow(SQLModel, table=True):
-    """A Runner and what it last knew of its cluster."""
+    """The roster: a Runner that is not in it holds nothing, whatever it believes."""
 
     __tablename__ = "runner"
 
     id: str = Field(primary_key=True)
     host: str
+    cluster: str
     transport: str
+    # Counts up as long as it lives. Clocks of several hosts are never compared.
+    beat: int = Field(sa_type=BigInteger)
     heartbeat_at: datetime = Field(sa_type=UtcTime)
     scheduler_error: str | None = Field(default=None, sa_type=Text)
 
 
+class RoleRow(SQLModel, table=True):
+    """Something that one Runner does for all, such as to look at a cluster's jobs."""
+
+    __tablename__ = "role"
+
+    name: str = Field(primary_key=True)
+    holder: str
+
+
+class CallRow(SQLModel, table=True):
+    """How often Slurm was asked."""
+
+    __tablename__ = "scheduler_call"
+
+    cluster: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    calls: int = Field(sa_type=BigInteger)
+    failures: int = Field(sa_type=BigInteger)
+
+
 class CapabilityRow(SQLModel, table=True):
-    """What a cluster last reported."""
+    """What a cluster last reported, by the name that the configuration gives it."""
 
     __tablename__ = "compute_capability"
 
@@ -187,6 +221,7 @@ class NodeRow(SQLModel, table=True):
 
     __tablename__ = "node"
 
+    cluster: str = Field(primary_key=True)
     name: str = Field(primary_key=True)
     observed_at: datetime | None = Field(default=None, sa_type=UtcTime)
     readiness: dict[str, Any] | None = Field(default=None, sa_type=JSON)

@@ -1,5 +1,6 @@
 """A bridge put together as wiring.py does, over a Slurm in memory, and the golden scripts."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -18,11 +19,14 @@ from slurmbridge.bridge.collect import Collector, CollectRules
 from slurmbridge.bridge.desk import Desk
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
 from slurmbridge.bridge.logs import LogKeeper
-from slurmbridge.bridge.observe import Observer
+from slurmbridge.bridge.observe import Observer, Patience
 from slurmbridge.bridge.reading import TraceReader
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
+from slurmbridge.bridge.standing import Actor, Beats, Standing
+from slurmbridge.clock import Absences, Clock
 from slurmbridge.container.signing import SigningKey
+from slurmbridge.context.folder import ContextFolder
 from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import ProcessState, SlurmState
@@ -38,10 +42,12 @@ from slurmbridge.store import (
     ImageStore,
     LogStore,
     ProcessStore,
+    Roster,
     RunnerStatus,
     SiteStore,
 )
 from slurmbridge.trace.judge import default_rules
+from tests.support.rows import enroll, strike
 from tests.support.specs import CAPABILITY, HELPERS, IMAGE, START, process_id, spec
 
 P = ParamSpec("P")
@@ -51,7 +57,6 @@ GOLDEN_ID = process_id(1)
 GOLDEN_CONTEXTS = Path("/shared/contexts")
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 OTHER_KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
-LEASE = timedelta(seconds=300)
 RETRY = timedelta(seconds=5)
 ABSENCE = timedelta(seconds=120)
 
@@ -150,18 +155,25 @@ class HookedScheduler(FakeScheduler):
         self.after()
         return outcomes
 
-    def cancel(self, job_ids: Sequence[int]) -> None:
+    def cancel(self, job_ids: Sequence[int], *, kill: bool = False) -> None:
         """See Scheduler.cancel."""
         if self.deaf:
             self.calls.append("cancel")
             return
-        super().cancel(job_ids)
+        super().cancel(job_ids, kill=kill)
 
 
 class HookedStore(ProcessStore):
     """Processes, with a say after each move."""
 
     after: Callable[[], object] = staticmethod(lambda: None)
+    # Who is dead lets nothing go.
+    dead = False
+
+    def let_go(self, process_ids: Iterable[str], *, runner: str) -> None:
+        """See ProcessStore.let_go."""
+        if not self.dead:
+            super().let_go(process_ids, runner=runner)
 
     def apply(
         self, changes: Sequence[Change], *, runner: str | None, now: datetime
@@ -229,31 +241,47 @@ class Bridge:
         """The Data Stores."""
         return {"data": self.root / "data", "results": self.root / "results"}
 
+    def monotonic(self) -> float:
+        """Seconds, by the same hand."""
+        return (self.clock() - START).total_seconds()
+
+    def actor(self, runner: str) -> Actor:
+        """A Runner that is on the roster."""
+        enroll(self.processes, runner)
+        return Actor(runner, Clock(self.clock, self.monotonic, lambda _: None))
+
+    def strike(self, runner: str = "runner-1") -> None:
+        """Take a Runner for dead."""
+        strike(self.processes, runner)
+
     def new_verbs(
         self, runner: str, *, stores: Mapping[str, Path] | None = None, batch: int = 50
     ) -> Verbs:
         """What a Runner of this name does."""
+        return self.verbs_of(self.actor(runner), stores=stores, batch=batch)
+
+    def verbs_of(
+        self, actor: Actor, *, stores: Mapping[str, Path] | None = None, batch: int = 50
+    ) -> Verbs:
+        """What a Runner does."""
         stores = self.stores if stores is None else stores
         logs = LogKeeper(LogStore(self.database), self.contexts, limit_bytes=64)
         collect = CollectRules(
-            runner=runner,
             contexts=self.contexts,
             stores=stores,
             default_destination=self.default_destination,
             output=self.output,
             batch=batch,
-            lease=LEASE,
             retry=RETRY,
         )
         dispatch = DispatchRules(
-            runner=runner,
             contexts=self.contexts,
             stores=stores,
             staging=Bounds(1 << 20, 100),
             batch=batch,
-            lease=LEASE,
             retry=RETRY,
         )
+        patience = Patience(lambda: ABSENCE, Absences(self.monotonic, most=10 * ABSENCE))
         renderer = Renderer(shipped_templates(), self.contexts)
         return Verbs(
             dispatcher=Dispatcher(
@@ -263,14 +291,17 @@ class Bridge:
                 self.slurm,
                 renderer,
                 dispatch,
-                clock=self.clock,
+                actor,
             ),
-            observer=Observer(self.processes, self.slurm, absence=ABSENCE, clock=self.clock),
-            recoverer=Recoverer(
+            observer=Observer(
                 self.processes,
                 self.slurm,
-                RecoverRules(runner, self.root / "contexts", ABSENCE, LEASE, RETRY),
-                clock=self.clock,
+                patience,
+                actor,
+                taken_by=lambda one: ContextFolder(self.contexts, one).taken_by(),
+            ),
+            recoverer=Recoverer(
+                self.processes, self.slurm, RecoverRules(self.contexts, RETRY), patience, actor
             ),
             collector=Collector(
                 self.processes,
@@ -278,19 +309,30 @@ class Bridge:
                 collect,
                 key=KEY,
                 traces=TraceReader(default_rules(), self.new_executor),
-                clock=self.clock,
+                actor=actor,
             ),
             logs=logs,
         )
 
-    def runner(self) -> Runner:
+    def runner(self, *, entered: bool = True) -> Runner:
         """A Runner that does everything at each step."""
-        status = RunnerStatus("runner-1", "host", "fake", self.clock(), None)
+        status = RunnerStatus("runner-a", "host", "fake", self.clock(), None)
         cadence = Cadence(
-            idle_seconds=0.001, poll_seconds=1e-9, capability_seconds=1e-9, lease=LEASE
+            idle_seconds=0.001, poll_seconds=1e-9, capability_seconds=1e-9, beat_seconds=1
         )
-        site = SiteStore(self.database)
-        return Runner(self.verbs, self.slurm, site, self.processes, status, cadence)
+        clock = Clock(self.clock, time.monotonic, lambda _: None)
+        standing = Standing(Roster(self.database), status, Beats(3600), clock)
+        if entered:
+            standing.enter()
+        return Runner(
+            self.verbs_of(Actor(status.id, clock, standing.check)),
+            self.slurm,
+            SiteStore(self.database),
+            self.processes,
+            standing,
+            cadence,
+            clock=clock,
+        )
 
     def submit(self, **changes: Any) -> str:
         """Accept a Process."""

@@ -20,8 +20,15 @@ from slurmbridge.client import Client
 from slurmbridge.context.results import Results
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import ComputeCapability, Image, Partition
-from slurmbridge.store import Database, HelperStore, ImageStore, LogStore, ProcessStore, SiteStore
-from slurmbridge.store.processes import Change
+from slurmbridge.store import (
+    Change,
+    Database,
+    HelperStore,
+    ImageStore,
+    LogStore,
+    ProcessStore,
+    SiteStore,
+)
 from tests.support.specs import HELPERS
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -1,13 +1,12 @@
 """Rows of Processes, as the tests of the database add, claim and move them."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from slurmbridge.lifecycle import Phase, ProcessState
-from slurmbridge.store import Change, ProcessStore
+from slurmbridge.store import Change, ProcessStore, Roster, RunnerStatus
 from tests.support.specs import START, process_id, spec
 
-LEASE = timedelta(minutes=5)
 ONE, TWO, THREE = process_id(1), process_id(2), process_id(3)
 
 
@@ -34,6 +33,19 @@ def move(store: ProcessStore, *changes: Change, runner: str | None = None) -> fr
     return store.apply(changes, runner=runner, now=START)
 
 
+def enroll(store: ProcessStore, runner: str) -> None:
+    """Let a Runner be on the roster."""
+    roster = Roster(store._database)
+    if runner not in roster.beats():
+        roster.enter(RunnerStatus(runner, "host", "fake", START, None))
+
+
+def strike(store: ProcessStore, runner: str) -> None:
+    """Take a Runner for dead."""
+    roster = Roster(store._database)
+    assert roster.strike(runner, roster.beats()[runner])
+
+
 def claim(
     store: ProcessStore,
     runner: str = "r1",
@@ -43,7 +55,8 @@ def claim(
     now: datetime = START,
 ) -> list[str]:
     """Claim; the ids that were got."""
-    claimed = store.claim(phase, runner=runner, limit=limit, now=now, lease=LEASE)
+    enroll(store, runner)
+    claimed = store.claim(phase, runner=runner, limit=limit, now=now)
     return [entry.id for entry in claimed]
 
 

@@ -15,8 +15,7 @@ from slurmbridge.api import problems, routes
 from slurmbridge.errors import SlurmBridgeError
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import SPEC_BYTES_LIMIT
-from slurmbridge.store import ProcessStore, RunnerStatus, SiteStore
-from slurmbridge.store.processes import Change
+from slurmbridge.store import Change, ProcessStore, Roster, RunnerStatus
 from tests.support.front import IMAGE, NOW, SPEC, Front, opened
 
 PROCESSES = "/v1/processes"
@@ -270,7 +269,7 @@ def test_readiness_says_what_is_missing(front: Front) -> None:
     with front.http(None) as http:
         found = problem(http.get("/readyz"), 503, "not-ready")
         assert found["problems"] == ["no Runner is alive: accepted Processes wait"]
-        SiteStore(front.database).heartbeat(RunnerStatus("r", "h", "fake", NOW, None))
+        Roster(front.database).enter(RunnerStatus("r", "h", "fake", NOW, None))
         assert http.get("/readyz").json() == {"status": "ok"}
         with front.database.write() as connection:
             connection.execute(text("DELETE FROM helper"))

@@ -33,6 +33,7 @@ PROCESS = Process(
     id=process_id(1),
     state=ProcessState.COMPLETE,
     spec=spec(),
+    cluster="default",
     submitted_by="tester",
     created_at=START,
     job_name=job_name(process_id(1)),

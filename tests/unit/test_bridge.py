@@ -15,8 +15,8 @@ from slurmbridge.errors import InvalidProcess, SubmissionRefused, UnknownProcess
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState
 from slurmbridge.model import Image
 from slurmbridge.scheduler import Submission
-from slurmbridge.store import ImageStore, LogStore, SiteStore
-from tests.support.builders import LEASE, RETRY, Bridge, Listed, end, states
+from slurmbridge.store import ImageStore, LogStore, Roster
+from tests.support.builders import RETRY, Bridge, Listed, end, states
 from tests.support.specs import CAPABILITY, IMAGE, START
 
 SECOND = timedelta(seconds=1)
@@ -268,7 +268,7 @@ def test_missing_jobs_are_asked_for_in_one_query_too(bridge: Bridge) -> None:
         bridge.slurm.forget(number + 1)
     bridge.slurm.calls.clear()
     bridge.verbs.observer.observe()
-    assert bridge.slurm.calls == ["jobs", "history"]
+    assert bridge.slurm.calls == ["jobs", "history", "backlog"]
     assert {bridge.state(one) for one in ids} == {ProcessState.QUEUED}
 
 
@@ -311,7 +311,7 @@ def test_a_runner_that_has_lost_its_lease_leaves_the_others_context_alone(bridge
     other = bridge.new_verbs("runner-2")
 
     def take_over() -> None:
-        bridge.advance(LEASE + SECOND)
+        bridge.strike()
         thread = threading.Thread(target=other.dispatcher.dispatch)
         thread.start()
         thread.join()
@@ -328,9 +328,8 @@ def test_a_move_that_another_made_first_takes_no_context(bridge: Bridge) -> None
     one = bridge.submitted()
     end(bridge, one)
     bridge.verbs.observer.observe()
-    claimed = bridge.processes.claim(
-        Phase.COLLECTING, runner="runner-2", limit=1, now=START, lease=LEASE
-    )
+    bridge.actor("runner-2")
+    claimed = bridge.processes.claim(Phase.COLLECTING, runner="runner-2", limit=1, now=START)
     assert [entry.id for entry in claimed] == [one]
     assert bridge.verbs.collector.collect() == 0
     assert bridge.context(one).exists()
@@ -423,10 +422,10 @@ def test_a_runner_collects_while_slurm_is_silent(bridge: Bridge) -> None:
 
 
 def test_a_runner_stops_when_told_to_and_says_goodbye(bridge: Bridge) -> None:
-    runner = bridge.runner()
+    runner = bridge.runner(entered=False)
     answers = iter([False, False, True])
     runner.run(lambda: next(answers))
-    assert SiteStore(bridge.database).runners(since=START - LEASE) == []
+    assert runner.standing.id not in Roster(bridge.database).beats()
 
 
 def test_a_process_that_is_not_there_has_no_log(bridge: Bridge) -> None:

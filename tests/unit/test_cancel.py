@@ -7,7 +7,6 @@ import pytest
 from slurmbridge.lifecycle import ProcessState
 from tests.support.builders import (
     ABSENCE,
-    LEASE,
     RETRY,
     Bridge,
     Listed,
@@ -99,7 +98,7 @@ def test_a_cancel_of_what_is_in_doubt_waits_until_the_job_is_found(bridge: Bridg
 def test_a_cancel_of_what_never_reached_slurm_ends_it_once_that_is_proven(bridge: Bridge) -> None:
     one = crash_before_submission(bridge)
     bridge.desk.cancel(one, by="alice")
-    bridge.advance(LEASE + SECOND)
+    bridge.advance(SECOND)
     bridge.look()
     bridge.advance(ABSENCE)
     bridge.look()
@@ -122,7 +121,7 @@ def test_a_cancel_while_slurm_is_silent_leaves_no_context(bridge: Bridge) -> Non
 def test_a_cancel_of_what_never_reached_slurm_leaves_no_context(bridge: Bridge) -> None:
     one = crash_before_submission(bridge)
     bridge.desk.cancel(one, by="alice")
-    bridge.advance(LEASE + SECOND)
+    bridge.advance(SECOND)
     bridge.look()
     bridge.advance(ABSENCE)
     bridge.look()

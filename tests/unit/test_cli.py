@@ -18,8 +18,7 @@ from slurmbridge.client import Client
 from slurmbridge.errors import BridgeUnreachable
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import Process
-from slurmbridge.store import ProcessStore
-from slurmbridge.store.processes import Change
+from slurmbridge.store import Change, ProcessStore
 from tests.support.bench import Bench, PlayedSite, refused
 from tests.support.front import NOW, SPEC, opened
 

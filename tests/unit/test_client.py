@@ -21,8 +21,7 @@ from slurmbridge.errors import (
 )
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.model import ListedImage, Process, parse_spec
-from slurmbridge.store import ProcessStore, RunnerStatus, SiteStore
-from slurmbridge.store.processes import Change
+from slurmbridge.store import Change, ProcessStore, Roster, RunnerStatus
 from tests.support.front import CAPABILITY, IMAGE, NOW, SPEC, URL, Front, opened
 
 
@@ -161,7 +160,7 @@ def test_the_rest_of_the_bridge_is_reached(front: Front, client: Client) -> None
 def test_readiness_comes_with_its_problems(front: Front, client: Client) -> None:
     assert not client.ready()
     assert client.problems() == ("no Runner is alive: accepted Processes wait",)
-    SiteStore(front.database).heartbeat(RunnerStatus("r", "h", "fake", NOW, None))
+    Roster(front.database).enter(RunnerStatus("r", "h", "fake", NOW, None))
     assert client.ready()
 
 

@@ -11,7 +11,7 @@ from slurmbridge.context.folder import Left
 from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, SlurmFlag, SlurmState
 from slurmbridge.lifecycle import SlurmStatus as Status
-from tests.support.builders import ABSENCE, LEASE, RETRY, Bridge, end, states
+from tests.support.builders import ABSENCE, RETRY, Bridge, end, states
 from tests.support.specs import START
 
 SECOND = timedelta(seconds=1)
@@ -216,7 +216,7 @@ def test_the_absence_of_one_job_is_not_counted_for_the_one_that_has_the_context(
     bridge.advance(2 * SECOND)
     bridge.verbs.observer.observe()
     now = bridge.clock()
-    claimed = bridge.processes.claim(Phase.COLLECTING, runner="x", limit=1, now=now, lease=LEASE)
+    claimed = bridge.processes.claim(Phase.COLLECTING, runner="x", limit=1, now=now)
     assert claimed == []
 
 

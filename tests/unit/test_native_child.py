@@ -176,7 +176,7 @@ def test_only_jobs_of_this_user_are_told() -> None:
     def job(number: int, user: int) -> Any:
         return SimpleNamespace(
             id=number, name=f"sb-{number}", state="RUNNING", state_reason="None",
-            allocated_nodes="n1", start_time=1, end_time=2, user_id=user,
+            allocated_nodes="n1", start_time=1, end_time=2, requeue_count=0, user_id=user,
         )  # fmt: skip
 
     me = os.getuid()

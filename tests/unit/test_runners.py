@@ -16,7 +16,6 @@ from slurmbridge.scheduler import JobReport, Submission
 from slurmbridge.store import LogStore
 from tests.support.builders import (
     ABSENCE,
-    LEASE,
     RETRY,
     Bridge,
     Listed,
@@ -29,13 +28,12 @@ SECOND = timedelta(seconds=1)
 
 
 def held(bridge: Bridge, wanted: str, runner: str) -> bool:
-    return bridge.processes.holds(wanted, runner=runner, now=bridge.clock())
+    return bridge.processes.holds(wanted, runner=runner)
 
 
 def claim(bridge: Bridge, phase: Phase, runner: str) -> list[str]:
-    claimed = bridge.processes.claim(
-        phase, runner=runner, limit=10, now=bridge.clock(), lease=LEASE
-    )
+    bridge.actor(runner)
+    claimed = bridge.processes.claim(phase, runner=runner, limit=10, now=bridge.clock())
     return [entry.id for entry in claimed]
 
 
@@ -135,7 +133,7 @@ def test_a_collector_that_lost_to_one_that_finished_changes_no_result(bridge: Br
     stores = Listed(bridge.stores)
 
     def take_over() -> None:
-        bridge.advance(LEASE + SECOND)
+        bridge.strike()
         collected_elsewhere(bridge)
         assert bridge.state(one) is ProcessState.COMPLETE
 
@@ -151,7 +149,7 @@ def test_a_collector_that_lost_its_hold_leaves_everything_to_the_other(bridge: B
     stores = Listed(bridge.stores)
 
     def take_over() -> None:
-        bridge.advance(LEASE + SECOND)
+        bridge.strike()
         assert claim(bridge, Phase.COLLECTING, "runner-2") == [one]
         good.parent.mkdir(parents=True)
         good.write_text("what the other has carried")
@@ -253,7 +251,6 @@ def test_a_job_that_took_the_context_is_adopted_though_slurm_does_not_name_it(
 ) -> None:
     one = crash_before_submission(bridge)
     (bridge.context(one) / "claim").symlink_to("7")
-    bridge.advance(LEASE + SECOND)
     bridge.verbs.recoverer.recover()
     assert (bridge.get(one).job_id, bridge.state(one)) == (7, ProcessState.QUEUED)
     assert details(bridge, one)[-1] == "its context was taken by job 7"
@@ -264,7 +261,6 @@ def test_a_job_that_took_the_context_is_adopted_though_slurm_does_not_name_it(
 
 def test_a_job_that_was_just_adopted_is_not_absent_since_the_search_began(bridge: Bridge) -> None:
     one = crash_before_submission(bridge)
-    bridge.advance(LEASE + SECOND)
     bridge.verbs.recoverer.recover()
     bridge.advance(ABSENCE - SECOND)
     (bridge.context(one) / "claim").symlink_to("7")
@@ -277,7 +273,6 @@ def test_a_job_that_was_just_adopted_is_not_absent_since_the_search_began(bridge
 
 def test_a_job_that_appears_after_its_absence_was_proven_is_adopted(bridge: Bridge) -> None:
     one = crash_before_submission(bridge)
-    bridge.advance(LEASE + SECOND)
     bridge.verbs.recoverer.recover()
     bridge.advance(ABSENCE)
     bridge.verbs.recoverer.recover()
@@ -292,62 +287,52 @@ def test_a_job_that_appears_after_its_absence_was_proven_is_adopted(bridge: Brid
 def test_what_one_context_holds_does_not_keep_others_in_doubt(bridge: Bridge) -> None:
     one, two = crash_before_submission(bridge), crash_before_submission(bridge)
     (bridge.context(one) / "exit_code").mkdir()
-    for wait in (LEASE + SECOND, ABSENCE + SECOND):
+    for wait in (SECOND, ABSENCE + SECOND):
         bridge.advance(wait)
         bridge.verbs.recoverer.recover()
     bridge.verbs.dispatcher.dispatch()
     assert len(bridge.jobs_of(two)) == 1
 
 
-# --- renewal ---
+# --- letting go ---
 
 
-def renewed(bridge: Bridge, wanted: str) -> bool:
-    """Whether the heartbeat keeps a claim of runner-1 alive beyond its lease."""
-    bridge.advance(LEASE - SECOND)
-    bridge.processes.renew("runner-1", now=bridge.clock(), lease=LEASE)
-    bridge.advance(2 * SECOND)
-    return held(bridge, wanted, "runner-1")
-
-
-def test_what_is_worked_on_is_renewed(bridge: Bridge) -> None:
+def test_what_is_worked_on_stays_held(bridge: Bridge) -> None:
     one = waiting_for_collection(bridge, a="a")
     found: list[bool] = []
     stores = Listed(bridge.stores)
-    stores.before = lambda: found.append(renewed(bridge, one))
+    stores.before = lambda: found.append(held(bridge, one, "runner-1"))
     bridge.new_verbs("runner-1", stores=stores).collector.collect()
     assert found == [True]
     assert bridge.state(one) is ProcessState.COMPLETE
 
 
-def test_what_a_dispatch_left_when_it_raised_is_not_renewed(bridge: Bridge) -> None:
+def test_what_a_dispatch_left_when_it_raised_is_free(bridge: Bridge) -> None:
     one = crash_before_submission(bridge)
-    assert not renewed(bridge, one)
+    assert not held(bridge, one, "runner-1")
 
 
-def test_what_a_search_left_when_it_raised_is_not_renewed(bridge: Bridge) -> None:
+def test_what_a_search_left_when_it_raised_is_free(bridge: Bridge) -> None:
     one = crash_before_record(bridge)
-    bridge.advance(LEASE + SECOND)
     bridge.slurm.silent = True
     with pytest.raises(SchedulerUnavailable):
         bridge.verbs.recoverer.recover()
-    assert held(bridge, one, "runner-1")
-    assert not renewed(bridge, one)
+    assert not held(bridge, one, "runner-1")
 
 
-def test_what_a_collector_left_when_it_raised_is_not_renewed(bridge: Bridge) -> None:
+def test_what_a_collector_left_when_it_raised_is_free(bridge: Bridge) -> None:
     one = waiting_for_collection(bridge, a="a")
     works = bridge.processes.apply
 
     def broken(*_: Any, **__: Any) -> frozenset[str]:
+        assert held(bridge, one, "runner-1")
         raise RuntimeError("the database is full")
 
     bridge.processes.apply = broken  # type: ignore[method-assign]
     with pytest.raises(RuntimeError):
         bridge.verbs.collector.collect()
     bridge.processes.apply = works  # type: ignore[method-assign]
-    assert held(bridge, one, "runner-1")
-    assert not renewed(bridge, one)
+    assert not held(bridge, one, "runner-1")
     bridge.new_verbs("runner-2").collector.collect()
     assert bridge.state(one) is ProcessState.COMPLETE
 
@@ -452,14 +437,15 @@ def test_a_mistake_in_one_verb_ends_neither_the_runner_nor_its_other_verbs(
     bridge: Bridge, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = printing(bridge)
+    runner = bridge.runner()
 
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
     for verb, method in (("collector", "collect"), ("logs", "keep"), ("recoverer", "recover")):
-        monkeypatch.setattr(getattr(bridge.verbs, verb), method, broken)
+        monkeypatch.setattr(getattr(runner.verbs, verb), method, broken)
     waiting = bridge.submit()
-    assert bridge.runner().step() > 0
+    assert runner.step() > 0
     assert bridge.get(waiting).job_id == 2
     assert bridge.state(one) is ProcessState.RUNNING
     for what in ("collect", "keep logs", "recover"):

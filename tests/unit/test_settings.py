@@ -75,7 +75,7 @@ def test_a_key_that_is_not_known_is_named(text: str, key: str, write: Write) -> 
         ("[slurm]\ntransport = 'ssh'", "slurm.transport"),
         ("[api]\nport = 70000", "api.port"),
         ("[runner]\nbatch = 0", "runner.batch"),
-        ("[runner]\nlease_seconds = 14", "runner.lease_seconds"),
+        ("[runner]\nlease_seconds = 1.9", "runner.lease_seconds"),
         ("[limits]\noutput_files = -1", "limits.output_files"),
         ("[limits]\nlog_file_mib = 0", "limits.log_file_mib"),
         ("[image_trust]\nrequired = true", "image_trust: "),

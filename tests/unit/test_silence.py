@@ -11,10 +11,9 @@ from slurmbridge.errors import SchedulerUnavailable
 from slurmbridge.lifecycle import ProcessState, SlurmState
 from slurmbridge.lifecycle import SlurmStatus as Status
 from slurmbridge.scheduler import JobReport
-from slurmbridge.store import SiteStore
+from slurmbridge.store import Roster
 from tests.support.builders import (
     ABSENCE,
-    LEASE,
     RETRY,
     Bridge,
     crash_before_record,
@@ -96,11 +95,13 @@ def test_a_job_that_was_adopted_after_it_had_ended_is_collected(bridge: Bridge) 
 def test_after_a_crash_between_submission_and_record_another_runner_adopts_the_job(
     bridge: Bridge,
 ) -> None:
+    bridge.processes.dead = True
     one = crash_before_record(bridge)
+    bridge.processes.dead = False
     assert bridge.get(one).job_id is None
     other = bridge.new_verbs("runner-2")
     assert other.recoverer.recover() == 0  # the first may still live
-    bridge.advance(LEASE + SECOND)
+    bridge.strike()
     other.dispatcher.dispatch()
     assert other.recoverer.recover() == 1
     assert (bridge.get(one).job_id, bridge.jobs_of(one)) == (1, [1])
@@ -111,7 +112,7 @@ def test_after_a_crash_between_intent_and_submission_it_is_submitted_once_its_ab
     bridge: Bridge,
 ) -> None:
     one = crash_before_submission(bridge)
-    bridge.advance(LEASE + SECOND)
+    bridge.advance(SECOND)
     other = bridge.new_verbs("runner-2")
     other.recoverer.recover()
     bridge.advance(ABSENCE - SECOND)
@@ -147,11 +148,11 @@ def test_what_is_in_doubt_stays_in_doubt_until_its_absence_has_lasted(bridge: Br
 def test_while_slurm_is_silent_no_absence_is_proven(bridge: Bridge) -> None:
     one = crash_before_record(bridge)
     bridge.slurm.silent = True
-    bridge.advance(10 * LEASE)
+    bridge.advance(10 * ABSENCE)
     with pytest.raises(SchedulerUnavailable):
         bridge.verbs.recoverer.recover()
     bridge.slurm.silent = False
-    bridge.advance(LEASE + SECOND)
+    bridge.advance(SECOND)
     bridge.verbs.recoverer.recover()
     assert bridge.jobs_of(one) == [1]
     assert bridge.get(one).job_id == 1
@@ -248,11 +249,11 @@ def test_after_an_outage_nothing_is_submitted_again_at_the_first_look(
 ) -> None:
     one = crash_before_submission(bridge)
     bridge.slurm.silent = True
-    bridge.advance(LEASE + SECOND + away)
+    bridge.advance(away)
     with pytest.raises(SchedulerUnavailable):
         bridge.verbs.recoverer.recover()
     bridge.slurm.silent = False
-    bridge.advance(LEASE + SECOND)
+    bridge.advance(SECOND)
     for _ in range(2):
         bridge.verbs.recoverer.recover()
         bridge.verbs.dispatcher.dispatch()
@@ -299,8 +300,12 @@ def test_while_accounting_is_silent_slurm_does_not_count_as_unreachable(bridge: 
     runner.step()
     assert bridge.get(two).job_id == 2
     assert bridge.state(missing) is ProcessState.QUEUED
-    runner._heartbeat()
-    [status] = SiteStore(bridge.database).runners(since=START)
+    runner.standing.beat()
+    [status] = [
+        entry
+        for entry in Roster(bridge.database).runners(since=START)
+        if entry.id == runner.standing.id
+    ]
     assert status.scheduler_error is None
 
 
@@ -311,7 +316,7 @@ def test_a_cancel_that_fails_keeps_no_end_from_being_recorded(bridge: Bridge) ->
     bridge.desk.cancel(canceled, by="alice")
     end(bridge, ended)
 
-    def cancel(job_ids: Sequence[int]) -> None:
+    def cancel(job_ids: Sequence[int], *, kill: bool = False) -> None:
         raise SchedulerUnavailable("scancel does not answer")
 
     works = bridge.slurm.cancel

@@ -2,9 +2,10 @@
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -26,7 +27,19 @@ from slurmbridge.store import (
     LogStore,
     ProcessStore,
 )
-from tests.support.rows import LEASE, ONE, THREE, TWO, add, change, claim, listed, move
+from slurmbridge.store.claims import LONGEST_WAIT
+from tests.support.rows import (
+    ONE,
+    THREE,
+    TWO,
+    add,
+    change,
+    claim,
+    enroll,
+    listed,
+    move,
+    strike,
+)
 from tests.support.specs import START, process_id, spec
 
 # --- schema ---
@@ -74,7 +87,7 @@ def test_no_row_is_lost_on_the_way_to_the_newest_schema_and_back(tmp_path: Path)
     process = store.get("old")
     assert (process.spec.limits.processes, process.attested) == (4096, None)
     assert store.attestation("old") is None
-    [claimed] = store.claim(Phase.COLLECTING, runner="r", limit=1, now=START, lease=LEASE)
+    [claimed] = store.claim(Phase.COLLECTING, runner="r", limit=1, now=START)
     assert claimed.sealing is None
     [image] = ImageStore(database).all()
     assert (image.environment, image.signed, image.revoked_at) == ({}, False, None)
@@ -231,13 +244,28 @@ def test_only_the_phase_that_is_asked_for_is_claimed(store: ProcessStore) -> Non
         assert claim(store, phase=phase) == []
 
 
-def test_an_expired_lease_is_taken_over_and_the_first_holder_has_lost(store: ProcessStore) -> None:
+def test_what_a_dead_runner_held_is_taken_over_and_it_has_lost_it(store: ProcessStore) -> None:
     add(store, ONE)
     assert claim(store, "r1") == [ONE]
-    assert claim(store, "r2", now=START + LEASE) == []
-    assert claim(store, "r2", now=START + LEASE + timedelta(seconds=1)) == [ONE]
+    assert claim(store, "r2", now=START + timedelta(days=400)) == []
+    strike(store, "r1")
+    assert not store.holds(ONE, runner="r1")
+    assert move(store, change(ONE), runner="r1") == {ONE}
+    assert claim(store, "r2") == [ONE]
     assert move(store, change(ONE), runner="r1") == {ONE}
     assert move(store, change(ONE), runner="r2") == frozenset()
+
+
+def test_a_runner_that_was_struck_off_writes_nothing_even_when_it_comes_back_by_its_name(
+    store: ProcessStore,
+) -> None:
+    add(store, ONE)
+    claim(store, "r1")
+    strike(store, "r1")
+    assert claim(store, "r2") == [ONE]
+    enroll(store, "r1")
+    assert move(store, change(ONE), runner="r1") == {ONE}
+    assert store.holds(ONE, runner="r2")
 
 
 def test_what_shall_wait_is_not_claimed_before_its_time(store: ProcessStore) -> None:
@@ -250,45 +278,68 @@ def test_what_shall_wait_is_not_claimed_before_its_time(store: ProcessStore) -> 
 
 def test_a_claim_tells_what_is_needed_to_act(store: ProcessStore) -> None:
     add(store, ONE)
-    [claimed] = store.claim(Phase.ACCEPTED, runner="r1", limit=1, now=START, lease=LEASE)
+    [claimed] = store.claim(Phase.ACCEPTED, runner="r1", limit=1, now=START)
     assert (claimed.id, claimed.state, claimed.phase) == (ONE, ProcessState.QUEUED, Phase.ACCEPTED)
     assert claimed.spec == spec()
     assert (claimed.job_id, claimed.intended_at, claimed.cancel_requested) == (None, None, False)
     assert (claimed.reason, claimed.ended_at, claimed.missing_since) == (None, None, None)
 
 
-def test_what_a_runner_works_on_is_renewed_and_what_it_let_go_is_not(store: ProcessStore) -> None:
+def test_what_a_runner_let_go_is_free_at_once_and_the_rest_is_not(store: ProcessStore) -> None:
     add(store, ONE, TWO)
     assert claim(store, "r1") == [ONE, TWO]
-    store.let_go([TWO, THREE])
-    half = START + LEASE / 2
-    store.renew("r1", now=half, lease=LEASE)
-    after = START + LEASE + timedelta(seconds=1)
-    assert store.holds(ONE, runner="r1", now=after)
-    assert not store.holds(TWO, runner="r1", now=after)
-    assert claim(store, "r2", now=after) == [TWO]
+    store.let_go([TWO, THREE], runner="r1")
+    assert store.holds(ONE, runner="r1")
+    assert not store.holds(TWO, runner="r1")
+    assert claim(store, "r2") == [TWO]
+    store.let_go([TWO], runner="r1")
+    assert store.holds(TWO, runner="r2")
 
 
-def test_what_a_runner_has_lost_is_not_renewed(store: ProcessStore, database: Database) -> None:
+def test_a_runner_that_works_on_nothing_lets_everything_go(store: ProcessStore) -> None:
+    add(store, ONE, TWO, THREE)
+    assert claim(store, "r1", limit=2) == [ONE, TWO]
+    assert claim(store, "r2") == [THREE]
+    store.let_go_all(runner="r1")
+    assert claim(store, "r3") == [ONE, TWO]
+    assert store.holds(THREE, runner="r2")
+
+
+def test_a_database_that_is_away_does_not_keep_a_runner_from_going_on(
+    store: ProcessStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(store, ONE)
     claim(store, "r1")
-    late = START + LEASE
-    store.renew("r1", now=late, lease=LEASE)
-    assert not store.holds(ONE, runner="r1", now=late)
-    other = ProcessStore(database)
-    assert claim(other, "r2", now=late + timedelta(seconds=1)) == [ONE]
-    store.renew("r1", now=late + timedelta(seconds=2), lease=2 * LEASE)
-    assert other.holds(ONE, runner="r2", now=late + LEASE)
-    assert not other.holds(ONE, runner="r2", now=late + LEASE + timedelta(seconds=1))
+    works = Database.write
+
+    def away(_: Database) -> NoReturn:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(Database, "write", away)
+    store.let_go([ONE], runner="r1")
+    monkeypatch.setattr(Database, "write", works)
+    assert claim(store, "r2") == []
+    store.let_go_all(runner="r1")
+    assert claim(store, "r2") == [ONE]
+
+
+def test_a_moment_that_is_too_far_off_to_be_meant_keeps_nothing_waiting(
+    store: ProcessStore,
+) -> None:
+    add(store, ONE, TWO)
+    for one, wait in ((ONE, LONGEST_WAIT), (TWO, LONGEST_WAIT + timedelta(seconds=1))):
+        later = START + wait
+        move(store, change(one, after=ProcessState.QUEUED, phase=Phase.ACCEPTED, not_before=later))
+    assert claim(store) == [TWO]
 
 
 def test_only_the_holder_holds(store: ProcessStore) -> None:
     add(store, ONE)
-    assert not store.holds(ONE, runner="r1", now=START)
+    assert not store.holds(ONE, runner="r1")
     claim(store, "r1")
-    assert store.holds(ONE, runner="r1", now=START)
-    assert not store.holds(ONE, runner="r2", now=START)
-    assert not store.holds(TWO, runner="r1", now=START)
+    assert store.holds(ONE, runner="r1")
+    assert not store.holds(ONE, runner="r2")
+    assert not store.holds(TWO, runner="r1")
 
 
 # --- moves ---
@@ -331,7 +382,7 @@ def test_a_move_by_nobody_in_particular_leaves_a_claim_as_it_is(store: ProcessSt
     claim(store, "r1")
     same = (ProcessState.QUEUED, ProcessState.QUEUED, Phase.ACCEPTED)
     assert not move(store, change(ONE, *same))
-    assert store.holds(ONE, runner="r1", now=START)
+    assert store.holds(ONE, runner="r1")
     assert claim(store, "r2") == []
     assert not move(store, change(ONE, *same), runner="r1")
 
@@ -357,14 +408,13 @@ def test_a_move_by_a_runner_that_does_not_hold_the_process_is_lost(store: Proces
     assert store.get(ONE).state is ProcessState.QUEUED
 
 
-def test_a_hold_ends_with_a_move_unless_it_is_prolonged(store: ProcessStore) -> None:
+def test_a_hold_ends_with_a_move_unless_it_is_kept(store: ProcessStore) -> None:
     add(store, ONE)
     claim(store, "r1")
-    holder: dict[str, Any] = {"claimed_by": "r1", "claimed_until": START + 2 * LEASE}
-    same = (ProcessState.QUEUED, ProcessState.QUEUED, Phase.ACCEPTED)
-    assert not move(store, change(ONE, *same, **holder), runner="r1")
-    assert claim(store, "r2", now=START + LEASE + timedelta(seconds=1)) == []
-    assert not move(store, change(ONE, *same), runner="r1")
+    same = change(ONE, ProcessState.QUEUED, ProcessState.QUEUED, Phase.ACCEPTED)
+    assert not move(store, replace(same, keep=True), runner="r1")
+    assert claim(store, "r2") == []
+    assert not move(store, same, runner="r1")
     assert claim(store, "r2") == [ONE]
 
 

@@ -29,16 +29,19 @@ from slurmbridge.store import (
     KeyStore,
     LogStore,
     ProcessStore,
+    Roster,
     RunnerStatus,
     SiteStore,
     TokenStore,
 )
 from slurmbridge.store.tables import UtcTime
 from tests.support.builders import KEY, fresh_database
-from tests.support.rows import LEASE, ONE, THREE, TWO, add, change, claim, listed, move
+from tests.support.rows import ONE, THREE, TWO, add, change, claim, listed, move
 from tests.support.specs import CAPABILITY, HELPERS, IMAGE, START, process_id
 
 # --- cancel ---
+
+LATER = timedelta(minutes=5)
 
 
 def test_what_nothing_was_done_for_is_canceled_at_once(store: ProcessStore) -> None:
@@ -218,11 +221,11 @@ def image(sha256: str, built_at: datetime, name: str = "python", definition: str
 
 def test_the_latest_image_of_a_name_is_the_one_that_runs(database: Database) -> None:
     images = ImageStore(database)
-    old, new = image("a", START), image("b", START + LEASE)
-    for entry in (new, old, image("c", START + 2 * LEASE, name="r")):
+    old, new = image("a", START), image("b", START + LATER)
+    for entry in (new, old, image("c", START + 2 * LATER, name="r")):
         images.record(entry)
     assert images.get("python") == new
-    images.record(image("a", START + 3 * LEASE))
+    images.record(image("a", START + 3 * LATER))
     assert images.get("python").sha256 == "a"
     assert len(images.all()) == 3
 
@@ -251,8 +254,8 @@ def test_an_image_is_found_by_its_definition(database: Database) -> None:
 def test_an_image_is_found_by_its_name_or_the_beginning_of_its_digest(database: Database) -> None:
     images = ImageStore(database)
     one, two = image("abcdefabcdef" + "0" * 52, START), image("abcdefabcdef" + "1" * 52, START)
-    cafe = image("c" * 64, START + LEASE, name="cafecafecafe")
-    for entry in (one, cafe, image("d" * 64, START + LEASE)):
+    cafe = image("c" * 64, START + LATER, name="cafecafecafe")
+    for entry in (one, cafe, image("d" * 64, START + LATER)):
         images.record(entry)
     assert images.find("python").sha256 == "d" * 64
     assert images.find("ABCDEFABCDEF") == images.find(one.sha256) == one
@@ -271,19 +274,19 @@ def test_an_image_is_found_by_its_name_or_the_beginning_of_its_digest(database: 
 
 def test_a_revoked_image_stays_the_latest_and_stays_revoked(database: Database) -> None:
     images = ImageStore(database)
-    old, new = image("a", START), image("b", START + LEASE)
+    old, new = image("a", START), image("b", START + LATER)
     images.record(old)
     images.record(new)
-    assert images.revoke("b", by="carol", reason="one", now=START + 2 * LEASE)
+    assert images.revoke("b", by="carol", reason="one", now=START + 2 * LATER)
     revoked = images.get("python")
     assert revoked == new.model_copy(
         update={
-            "revoked_at": START + 2 * LEASE,
+            "revoked_at": START + 2 * LATER,
             "revoked_by": "carol",
             "revoked_reason": "one",
         }
     )
-    assert not images.revoke("b", by="dave", reason="two", now=START + 3 * LEASE)
+    assert not images.revoke("b", by="dave", reason="two", now=START + 3 * LATER)
     with pytest.raises(ImageRefused, match="was revoked: one"):
         images.record(new)
     images.note_signed("b", True)
@@ -305,24 +308,23 @@ def test_a_new_token_ends_the_earlier_one_of_its_name(database: Database) -> Non
 
 
 def test_runners_are_known_while_they_are_heard_of(database: Database) -> None:
-    site = SiteStore(database)
+    roster = Roster(database)
     early = RunnerStatus("r1", "h", "fake", START, None)
-    late = RunnerStatus("r2", "h", "fake", START + LEASE, "Slurm is silent")
-    for status in (early, late, early):
-        site.heartbeat(status)
-    assert site.runners(since=START) == [late, early]
-    assert site.runners(since=START + LEASE) == [late]
-    site.forget_silent(START + LEASE)
-    assert site.runners(since=START) == [late]
-    site.forget_runner("r2")
-    assert site.runners(since=START) == []
+    later = START + timedelta(minutes=5)
+    late = RunnerStatus("r2", "h", "fake", later, "Slurm is silent")
+    for status in (early, late):
+        roster.enter(status)
+    assert roster.runners(since=START) == [late, early]
+    assert roster.runners(since=later) == [late]
+    roster.leave("r2")
+    assert roster.runners(since=START) == [early]
 
 
 def test_of_a_cluster_the_last_report_counts(database: Database) -> None:
     site = SiteStore(database)
     assert site.capability() is None
     site.record_capability(CAPABILITY.model_copy(update={"observed_at": START}))
-    later = CAPABILITY.model_copy(update={"observed_at": START + LEASE, "accounts": ("other",)})
+    later = CAPABILITY.model_copy(update={"observed_at": START + LATER, "accounts": ("other",)})
     site.record_capability(later)
     assert site.capability() == later
 

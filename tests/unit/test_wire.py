@@ -163,37 +163,37 @@ def test_a_recorded_job_that_waits_has_no_times_and_no_nodes() -> None:
 
 
 def test_the_end_that_a_running_job_may_have_is_not_its_end() -> None:
-    line = "7|RUNNING|0:0|2026-01-01T00:00:00|2026-01-02T00:00:00|n1|None|sb-x|\n"
+    line = "7|RUNNING|0:0|2026-01-01T00:00:00|2026-01-02T00:00:00|n1|0|None|sb-x|\n"
     report = queue_job(line)
     assert report.started_at == datetime(2026, 1, 1, tzinfo=UTC)
     assert report.ended_at is None
 
 
 def test_the_start_that_is_planned_for_a_waiting_job_is_not_its_start() -> None:
-    line = "7|PENDING|0:0|2026-01-01T00:00:00|2026-01-02T00:00:00||Priority|sb-x|\n"
+    line = "7|PENDING|0:0|2026-01-01T00:00:00|2026-01-02T00:00:00||0|Priority|sb-x|\n"
     assert queue_job(line).started_at is None
 
 
 @pytest.mark.parametrize("name", ["a|b", "|", "a|", "|7|RUNNING|", "x y", "ü", "'; rm -rf /", ""])
 def test_separators_in_a_jobs_name_break_nothing(name: str) -> None:
-    report = queue_job(f"7|PENDING|0:0|N/A|N/A||Priority|{name}|\n")
+    report = queue_job(f"7|PENDING|0:0|N/A|N/A||0|Priority|{name}|\n")
     assert (report.job_id, report.job_name, report.reason) == (7, name, "Priority")
 
 
 def test_a_signal_is_kept_apart_from_the_exit_code() -> None:
-    report = queue_job("7|FAILED|0:9|N/A|N/A|n1|None|x|")
+    report = queue_job("7|FAILED|0:9|N/A|N/A|n1|0|None|x|")
     assert (report.exit_code, report.signal) == (0, 9)
 
 
 @pytest.mark.parametrize("code", ["", "N/A", "1", ":", "a:b", "1:", "\N{SUPERSCRIPT TWO}:0"])
 def test_an_exit_code_that_is_none_is_not_guessed(code: str) -> None:
-    report = queue_job(f"7|FAILED|{code}|N/A|N/A|n1|None|x|")
+    report = queue_job(f"7|FAILED|{code}|N/A|N/A|n1|0|None|x|")
     assert (report.exit_code, report.signal) == (None, None)
 
 
 @pytest.mark.parametrize("state", ["BANANA", "", "COMPLETED,BANANA"])
 def test_a_state_that_is_not_listed_is_kept_and_stays_open(state: str) -> None:
-    report = queue_job(f"7|{state}|0:0|N/A|N/A|n1|None|x|")
+    report = queue_job(f"7|{state}|0:0|N/A|N/A|n1|0|None|x|")
     assert classify(report.status) is ProcessState.UNKNOWN
     assert ("BANANA" in str(report.status)) == ("BANANA" in state)
 
@@ -205,10 +205,10 @@ def test_an_empty_queue_holds_no_jobs(text: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["Welcome!", "7", "7|RUNNING", "x|RUNNING|0:0|N/A|N/A|n1|None|x|", "|||||||", "7 RUNNING x"],
+    ["Welcome!", "7", "7|RUNNING", "x|RUNNING|0:0|N/A|N/A|n1|0|None|x|", "|||||||", "7 RUNNING x"],
 )
 def test_a_line_of_another_form_is_passed_over_and_alone_it_is_no_queue(line: str) -> None:
-    job = "7|RUNNING|0:0|N/A|N/A|n1|None|x|"
+    job = "7|RUNNING|0:0|N/A|N/A|n1|0|None|x|"
     for text in (f"{job}\n{line}\n", f"{line}\n{job}\n"):
         assert wire.read_queue(printed(text)) == [queue_job(job)]
     with pytest.raises(ReplyUnreadable, match="squeue printed"):
@@ -228,7 +228,7 @@ lines = st.one_of(st.text(), fields.map("|".join), fields.map(lambda f: "|".join
 
 
 @settings(deadline=None)
-@example("7|FAILED|0:0|tomorrow|N/A|n1|None|x")
+@example("7|FAILED|0:0|tomorrow|N/A|n1|0|None|x")
 @given(st.lists(lines).map("\n".join))
 def test_whatever_squeue_prints_is_read_or_refused(text: str) -> None:
     try:
@@ -239,7 +239,7 @@ def test_whatever_squeue_prints_is_read_or_refused(text: str) -> None:
 
 
 @settings(deadline=None)
-@example("7|FAILED|0:0|tomorrow|N/A|n1|None|x")
+@example("7|FAILED|0:0|tomorrow|N/A|n1|0|None|x")
 @given(st.lists(lines).map("\n".join))
 def test_whatever_sacct_prints_is_read_or_refused(text: str) -> None:
     try:
@@ -253,9 +253,9 @@ def test_whatever_sacct_prints_is_read_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "7|RUNNING|0:0|yesterday|N/A|n1|None|x",
-        "7|COMPLETED|0:0|2026-01-01T00:00:00|soon|n1|None|x",
-        "\N{SUPERSCRIPT TWO}|RUNNING|0:0|N/A|N/A|n1|None|x",
+        "7|RUNNING|0:0|yesterday|N/A|n1|0|None|x",
+        "7|COMPLETED|0:0|2026-01-01T00:00:00|soon|n1|0|None|x",
+        "\N{SUPERSCRIPT TWO}|RUNNING|0:0|N/A|N/A|n1|0|None|x",
     ],
 )
 def test_digits_and_times_that_only_look_like_ones_are_refused_as_unreadable(
