@@ -11,8 +11,8 @@
     ├── SiteError                 the site must recover
     │   ├── SchedulerUnavailable  ── SubmissionNotSent
     │   ├── ShellUnavailable      ── HostKeyRefused
-    │   ├── FilesUnavailable      ├── ReplyUnreadable
-    │   ├── StagingFailed         ├── DatabaseUnavailable
+    │   ├── StagingFailed         ── FilesUnavailable
+    │   ├── ReplyUnreadable       ├── DatabaseUnavailable
     │   ├── NotStanding           a Runner that others may have taken for dead
     │   └── NoNodeReady           none can seal, or none can trace what is to be traced
     ├── BridgeUnreachable         the client cannot talk to the API
@@ -161,13 +161,6 @@ class HostKeyRefused(ShellUnavailable):
     transient = False
 
 
-class FilesUnavailable(SiteError):
-    """The host on which files lie cannot be reached, or did not answer in time."""
-
-    code = "files-unavailable"
-    transient = True
-
-
 class ReplyUnreadable(SiteError):
     """A command answered with text that is not understood."""
 
@@ -178,6 +171,13 @@ class StagingFailed(SiteError):
     """Inputs could not be brought in, or outputs could not be carried out."""
 
     code = "staging-failed"
+
+
+class FilesUnavailable(StagingFailed):
+    """The host on which files lie cannot be reached, or did not answer in time."""
+
+    code = "files-unavailable"
+    transient = True
 
 
 class DatabaseUnavailable(SiteError):

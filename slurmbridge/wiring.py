@@ -32,7 +32,7 @@ from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
 from slurmbridge.container.sif import SifReader
 from slurmbridge.container.signing import SigningKey, key_problem, load_key
 from slurmbridge.container.trust import ImageKeeper, SignatureRule
-from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.folder import Contexts
 from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import ConfigurationError, HelpersMissing, SlurmBridgeError
@@ -44,7 +44,7 @@ from slurmbridge.scheduler.commands import CommandScheduler, job_usage
 from slurmbridge.scheduler.native import NativeScheduler, native_is_usable
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.settings import Settings, Transport
-from slurmbridge.shell import LocalShell
+from slurmbridge.shell import LocalFiles, LocalShell
 from slurmbridge.store import (
     Database,
     HelperStore,
@@ -100,6 +100,10 @@ class Site:
             trace_limit=limits.trace_mib * _MIB,
             avoid=Avoidance(SiteStore(self._database), NodeStore(self._database), clock=_now),
         )
+
+    @cached_property
+    def _contexts(self) -> Contexts:
+        return Contexts(LocalFiles(), self._settings.contexts)
 
     @cached_property
     def _key(self) -> SigningKey:
@@ -285,7 +289,7 @@ class Site:
         """Who examines nodes; Slurm is asked about the jobs no more often than this."""
         doctor = self._settings.doctor
         rules = ExaminerRules(
-            contexts=self._settings.contexts,
+            contexts=self._contexts,
             images=self._settings.images,
             every=timedelta(hours=doctor.every_hours),
             retry=timedelta(minutes=doctor.retry_minutes),
@@ -358,8 +362,8 @@ class Site:
         settings = self._settings
         processes = ProcessStore(self._database)
         limit = settings.limits.log_kib * 1024
-        logs = LogKeeper(LogStore(self._database), settings.contexts, limit_bytes=limit)
-        rules = RecoverRules(settings.contexts, timedelta(seconds=settings.runner.retry_seconds))
+        logs = LogKeeper(LogStore(self._database), self._contexts, limit_bytes=limit)
+        rules = RecoverRules(self._contexts, timedelta(seconds=settings.runner.retry_seconds))
         return Verbs(
             dispatcher=self._dispatcher(processes, scheduler, actor),
             observer=Observer(
@@ -376,7 +380,7 @@ class Site:
         )
 
     def _taken_by(self, process_id: str) -> int | None:
-        return ContextFolder(self._settings.contexts, process_id).taken_by()
+        return self._contexts.of(process_id).taken_by()
 
     def _patience(self, actor: Actor) -> Patience:
         slurm = self._settings.slurm
@@ -398,7 +402,7 @@ class Site:
         settings = self._settings
         in_progress = settings.slurm.in_progress
         rules = DispatchRules(
-            contexts=settings.contexts,
+            contexts=self._contexts,
             stores=self._stores,
             staging=Bounds(settings.limits.input_mib * _MIB, files=1_000_000),
             batch=settings.runner.batch,
@@ -412,7 +416,7 @@ class Site:
     def _collector(self, processes: ProcessStore, logs: LogKeeper, actor: Actor) -> Collector:
         settings = self._settings
         rules = CollectRules(
-            contexts=settings.contexts,
+            contexts=self._contexts,
             stores=self._stores,
             default_destination=settings.default_destination,
             output=Bounds(settings.limits.output_mib * _MIB, settings.limits.output_files),

@@ -12,10 +12,11 @@ from typing import Any
 from slurmbridge.bridge.desk import new_ulid
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.container.helpers import source_sha256
-from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.folder import Contexts
 from slurmbridge.model import parse_spec
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.settings import load
+from slurmbridge.shell import LocalFiles
 from slurmbridge.store import Database, HelperStore, ImageStore
 
 
@@ -45,7 +46,7 @@ class Scripts:
         """A new context, and the script that belongs to it."""
         spec, process_id = parse_spec(dict(asked)), new_ulid()
         image = self._images.get(spec.image)
-        folder = ContextFolder(self.contexts, process_id)
+        folder = Contexts(LocalFiles(), self.contexts).of(process_id)
         ready = self._renderer.prepared(process_id, spec, image)
         folder.make(ready.command, ready.environment, ready.expected_facts)
         for part, files in (("code", staged.code), ("input", staged.inputs)) if staged else ():

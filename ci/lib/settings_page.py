@@ -38,16 +38,18 @@ MEANING = {
     "slurm.timeout_seconds": "Deadline of each call to Slurm.",
     "slurm.poll_seconds": "How often the queue is looked at: one query for all Processes.",
     "slurm.capability_seconds": "How often partitions, limits and accounts are asked for.",
-    "slurm.absence_seconds": "How long a job must be absent from controller and accounting to count as "
-    "lost, or as never submitted. At least `slurm.timeout_seconds` and twice Slurm's MessageTimeout.",
-    "slurm.in_progress.cluster": "How many Processes may be in progress on the cluster at a time: taken "
-    "by a Runner, and not collected yet. Others wait.",
+    "slurm.absence_seconds": "How long a job must be absent from controller and accounting to "
+    "count as lost, or as never submitted. At least `slurm.timeout_seconds` and twice Slurm's "
+    "MessageTimeout.",
+    "slurm.in_progress.cluster": "How many Processes may be in progress on the cluster at a time: "
+    "taken by a Runner, and not collected yet. Others wait.",
     "slurm.in_progress.account": "The same for each account.",
     "slurm.in_progress.partition": "The same for each partition.",
     "runner.idle_seconds": "Pause of a Runner that found nothing to do.",
     "runner.batch": "How many Processes a Runner takes at once.",
-    "runner.lease_seconds": "After this time at the latest, others go on with the work of a Runner that "
-    "is dead. It beats five times in it; one that was not heard of for four beats of another is dead.",
+    "runner.lease_seconds": "After this time at the latest, others go on with the work of a Runner "
+    "that is dead. It beats five times in it; one that was not heard of for four beats of another "
+    "is dead.",
     "runner.retry_seconds": "Pause before something that failed is tried again.",
     "limits.input_mib": "How much code and inputs of one Process may hold.",
     "limits.output_mib": "How much `/output` of one Process may hold.",

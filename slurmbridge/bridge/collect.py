@@ -14,9 +14,9 @@ from slurmbridge.bridge.standing import Actor
 from slurmbridge.container.attestation import sentence
 from slurmbridge.container.facts import Differences
 from slurmbridge.container.signing import SigningKey
-from slurmbridge.context.folder import Carried, ContextFolder, Left
+from slurmbridge.context.folder import Carried, ContextFolder, Contexts, Left
 from slurmbridge.context.tree import Bounds
-from slurmbridge.errors import NotStanding, StagingFailed
+from slurmbridge.errors import FilesUnavailable, NotStanding, StagingFailed
 from slurmbridge.lifecycle import Phase, ProcessState, SlurmState, classify, read_status
 from slurmbridge.model import Attestation, TraceLevel
 from slurmbridge.store import Change, Claimed, ProcessStore, again, packed
@@ -40,6 +40,8 @@ MISSING_CONTEXT_KEPT = timedelta(days=1)
 # again.
 PATIENCE_SECONDS = 1.0
 READING_AGAIN = timedelta(seconds=0.5)
+# Compressed, a trace is smaller than its limit by far.
+_TRACE_BYTES = 4 << 30
 REPORT = "trace-report.json"
 PAGE = "trace-report.html"
 _FAILED = ProcessState.EXECUTOR_ERROR
@@ -113,7 +115,7 @@ def _has_run_traced(entry: Claimed, left: Left) -> bool:
 class CollectRules:
     """Limits and places."""
 
-    contexts: Path
+    contexts: Contexts
     stores: Mapping[str, Path]
     default_destination: str | None
     output: Bounds
@@ -175,11 +177,11 @@ class Collector:
 
     def _begin_to_read(self, entry: Claimed) -> None:
         """The traces of all are read while one after the other is collected."""
-        folder = ContextFolder(self._rules.contexts, entry.id)
+        folder = self._rules.contexts.of(entry.id)
         with suppress(StagingFailed):
             left = folder.left()
             if _has_run_traced(entry, left):
-                self._traces.begin(entry, left, folder.path)
+                self._traces.begin(entry, left, folder.trace(_TRACE_BYTES))
 
     def _finish(self, entry: Claimed, deadline: float) -> None:
         try:
@@ -195,21 +197,17 @@ class Collector:
             self._traces.forget(entry.id)
         if change.phase is Phase.DONE and not lost:
             # Last: until the end is durable, everything can be read again.
-            remove(ContextFolder(self._rules.contexts, entry.id))
+            remove(self._rules.contexts.of(entry.id))
 
     def sweep(self) -> int:
         """Remove contexts that outlived their Process, as when a Runner died in between."""
-        try:
-            names = [path.name for path in self._rules.contexts.iterdir()]
-        except OSError as error:
-            raise StagingFailed(f"the contexts cannot be listed: {error.strerror}") from error
-        ended = self._processes.ended(names)
+        ended = self._processes.ended(self._rules.contexts.names())
         for process_id in ended:
-            remove(ContextFolder(self._rules.contexts, process_id))
+            remove(self._rules.contexts.of(process_id))
         return len(ended)
 
     def _collect_one(self, entry: Claimed, deadline: float) -> Change:
-        folder = ContextFolder(self._rules.contexts, entry.id)
+        folder = self._rules.contexts.of(entry.id)
         try:
             left = folder.left()
             if left.taken_by not in {None, entry.job_id}:
@@ -218,7 +216,7 @@ class Collector:
             self._logs.finish(entry.id)
             read = None
             if _has_run_traced(entry, left):
-                self._traces.begin(entry, left, folder.path)
+                self._traces.begin(entry, left, folder.trace(_TRACE_BYTES))
                 read = self._traces.take(entry.id, deadline - self._actor.clock.monotonic())
                 if read is None:
                     return self._still_reading(entry)
@@ -229,7 +227,9 @@ class Collector:
                 {REPORT: read.report, PAGE: read.page} if read else {},
             )
         except StagingFailed as error:
-            return self._gone(entry) if not folder.exists() else self._again(entry, str(error))
+            unknown = isinstance(error, FilesUnavailable)
+            gone = not unknown and not folder.exists()
+            return self._gone(entry) if gone else self._again(entry, str(error))
         attested = attestation(entry, left, self._key)
         verdict = judge(entry.slurm_state, left)
         if carried.too_much:

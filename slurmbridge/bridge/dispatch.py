@@ -13,7 +13,7 @@ from slurmbridge.bridge.collect import remove
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.bridge.seal import sealing
 from slurmbridge.bridge.standing import Actor
-from slurmbridge.context.folder import ContextFolder, ContextTaken
+from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import (
     HelpersMissing,
@@ -66,7 +66,7 @@ class Ready:
 class DispatchRules:
     """Limits and places."""
 
-    contexts: Path
+    contexts: Contexts
     stores: Mapping[str, Path]
     staging: Bounds
     batch: int
@@ -178,7 +178,7 @@ class Dispatcher:
             return self._ended(entry, ProcessState.CANCELED, "canceled before it was submitted")
         before = entry
         self._actor.guard()
-        folder = ContextFolder(self._rules.contexts, entry.id)
+        folder = self._rules.contexts.of(entry.id)
         try:
             image = self._image(entry, images)
             self._renderer.avoid(entry.spec)
@@ -335,5 +335,5 @@ class Dispatcher:
         for change in changes:
             # Only now: another Runner that holds it may be using the context.
             if change.phase is Phase.DONE and change.process_id not in lost:
-                remove(ContextFolder(self._rules.contexts, change.process_id))
+                remove(self._rules.contexts.of(change.process_id))
         return lost

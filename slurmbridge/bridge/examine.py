@@ -1,8 +1,6 @@
 """Examining nodes: a small job on each says what the node can do. Nothing here waits."""
 
 import logging
-import os
-import stat
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,11 +17,13 @@ from slurmbridge.bridge.readiness import (
     unready,
 )
 from slurmbridge.container.apptainer import CLOSED
+from slurmbridge.context.folder import Contexts
 from slurmbridge.errors import NoNodeReady, RequestError, StagingFailed, SubmissionRefused
 from slurmbridge.lifecycle import SlurmState, classify
 from slurmbridge.model import ComputeCapability, NodeReadiness, ProcessSpec
 from slurmbridge.scheduler import ClusterNode, JobReport, Scheduler, Submission
 from slurmbridge.script import Directive, DoctorContext, Script, Templates
+from slurmbridge.shell import NotPlain
 from slurmbridge.store import Examination, NodeStore, SiteStore
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ _ITS_OWN = frozenset(
 class ExaminerRules:
     """Places, and how often things are done."""
 
-    contexts: Path
+    contexts: Contexts
     images: Path
     every: timedelta
     retry: timedelta
@@ -120,7 +120,8 @@ class Examiner:
         self._templates = templates
         self._rules = rules
         self._clock = clock
-        self._folder = rules.contexts / FOLDER
+        self._files = rules.contexts.files
+        self._folder = rules.contexts.root / FOLDER
         self._cluster: tuple[datetime, ComputeCapability, list[ClusterNode]] | None = None
         self._looked_at: datetime | None = None
         self._jobs: dict[str, JobReport] = {}
@@ -239,7 +240,7 @@ class Examiner:
     # --- one examination ---
 
     def _read(self, row: Examination) -> bool:
-        text = _content(self._folder / job_name(row))
+        text = self._content(self._folder / job_name(row))
         if text is None:
             return False
         now = self._clock()
@@ -272,8 +273,8 @@ class Examiner:
             return False
         if report.status.base not in _ITS_OWN:
             return self._later(row, f"the examination job {report.job_id} ended: {report.status}")
-        said = (_content(self._log(row)) or "").strip().splitlines()
-        why = said[-1][:300] if said else f"the node may not see {self._rules.contexts}"
+        said = (self._content(self._log(row)) or "").strip().splitlines()
+        why = said[-1][:300] if said else f"the node may not see {self._rules.contexts.root}"
         problem = f"job {report.job_id} ended ({report.status}) and left no report: {why}"
         return self._conclude(row, unable(row.node, problem, now=now))
 
@@ -299,7 +300,7 @@ class Examiner:
                 log.warning("node %s: %s", row.node, readiness.remark)
         for path in (self._folder / job_name(row), self._log(row)):
             with suppress(OSError):
-                path.unlink()
+                self._files.remove_file(path)
         return True
 
     def _cancel(self, row: Examination) -> None:
@@ -331,16 +332,23 @@ class Examiner:
             )
         )
 
+    def _content(self, path: Path) -> str | None:
+        """What a job wrote; None when it is not there, or is no plain file."""
+        try:
+            return self._files.read(path, limit=REPORT_BYTES_LIMIT).decode(errors="replace")
+        except (OSError, NotPlain):
+            return None
+
     def _log(self, row: Examination) -> Path:
         return self._folder / f"{job_name(row)}.log"
 
     def _prepare_folder(self) -> None:
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._files.make_folder(self._folder, mode=0o700, parents=True)
             old = (self._clock() - LEFT_FILES_KEPT).timestamp()
-            for path in self._folder.iterdir():
-                if path.lstat().st_mtime < old:
-                    path.unlink()
+            for entry in self._files.list(self._folder):
+                if entry.modified_at < old:
+                    self._files.remove_file(self._folder / entry.name)
         except OSError as error:
             raise StagingFailed(f"{self._folder} cannot be used: {error.strerror}") from error
 
@@ -364,19 +372,3 @@ def open_partitions(capability: ComputeCapability, node: str) -> tuple[str, ...]
 def _remarked(row: Examination, remark: str) -> NodeReadiness:
     known = row.readiness or NodeReadiness(node=row.node)
     return known.model_copy(update={"remark": remark})
-
-
-def _content(path: Path) -> str | None:
-    """What a job wrote; None when it is not there, or is no plain file."""
-    try:
-        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            return None
-        return os.read(opened, REPORT_BYTES_LIMIT).decode(errors="replace")
-    except OSError:
-        return None
-    finally:
-        os.close(opened)

@@ -1,9 +1,8 @@
 """What programs print, brought from their contexts into the database while they run."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from slurmbridge.context.folder import LOG_FILES, ContextFolder
+from slurmbridge.context.folder import LOG_FILES, ContextFolder, Contexts
 from slurmbridge.store import LogStore
 
 PIECE_BYTES = 64 * 1024
@@ -13,7 +12,7 @@ _CUT = b"\n[slurmbridge: the log is longer; the whole is with the outputs]\n"
 class LogKeeper:
     """Copies what is new, up to a limit for each stream."""
 
-    def __init__(self, logs: LogStore, contexts: Path, *, limit_bytes: int) -> None:
+    def __init__(self, logs: LogStore, contexts: Contexts, *, limit_bytes: int) -> None:
         self._logs = logs
         self._contexts = contexts
         self._limit = limit_bytes
@@ -30,7 +29,7 @@ class LogKeeper:
             pass
 
     def _keep(self, process_id: str, sizes: Mapping[tuple[str, str], int]) -> bool:
-        folder = ContextFolder(self._contexts, process_id)
+        folder = self._contexts.of(process_id)
         chunks = []
         for stream in LOG_FILES:
             offset = sizes.get((process_id, stream), 0)

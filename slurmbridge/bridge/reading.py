@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurmbridge.context.folder import TRACE, Left
+from slurmbridge.context.folder import Left
 from slurmbridge.store import Claimed
 from slurmbridge.trace.judge import SiteRules
 from slurmbridge.trace.read import Read, Reading, StreamFile, finish, read
@@ -76,10 +76,10 @@ class TraceReader:
         # In the order in which they are read.
         self._begun: dict[str, _Begun] = {}
 
-    def begin(self, entry: Claimed, left: Left, folder: Path) -> None:
+    def begin(self, entry: Claimed, left: Left, trace: Path | None) -> None:
         """Have the trace of a Process read, unless that has begun."""
         if entry.id not in self._begun:
-            reading = self._reading(entry, left, folder)
+            reading = self._reading(entry, left, trace)
             self._begun[entry.id] = _Begun(reading, self._submit(reading))
 
     def take(self, process_id: str, patience_seconds: float) -> Read | None:
@@ -133,12 +133,12 @@ class TraceReader:
             self._executor = self._new_executor()
         return self._executor.submit(read, reading)
 
-    def _reading(self, entry: Claimed, left: Left, folder: Path) -> Reading:
-        stream = StreamFile(left.node or "", folder / TRACE, left.trace_cut)
+    def _reading(self, entry: Claimed, left: Left, trace: Path | None) -> Reading:
+        streams = (StreamFile(left.node or "", trace, left.trace_cut),) if trace else ()
         return Reading(
             process_id=entry.id,
             level=entry.spec.trace,
-            streams=(stream,) if stream.path.exists() else (),
+            streams=streams,
             site=self._site,
             own=entry.spec.trace_rules,
             limits=USUAL,

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from slurmbridge.bridge.observe import CLOCK_MARGIN, Patience, kept
 from slurmbridge.bridge.standing import Actor
-from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.folder import Contexts
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.scheduler import JobReport, Scheduler
 from slurmbridge.store import Change, Claimed, ProcessStore, again
@@ -18,7 +17,7 @@ from slurmbridge.store import Change, Claimed, ProcessStore, again
 class RecoverRules:
     """Limits and places."""
 
-    contexts: Path
+    contexts: Contexts
     retry: timedelta
 
 
@@ -119,7 +118,7 @@ class Recoverer:
         return again(entry, change)
 
     def _taken_by(self, process_id: str) -> int | None:
-        return ContextFolder(self._rules.contexts, process_id).taken_by()
+        return self._rules.contexts.of(process_id).taken_by()
 
 
 def _key(entry: Claimed) -> str:

@@ -1,10 +1,9 @@
-"""One Process's Compute Context on the shared file system."""
+"""Compute Contexts: a folder for each Process, on whatever host its cluster's files are."""
 
+import errno
 import hashlib
-import os
 import secrets
 import shutil
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,17 +14,18 @@ from slurmbridge.context.tree import (
     Bounds,
     Copied,
     Ignored,
-    NotPlain,
+    Spot,
     TooMuch,
     copy_file,
     copy_tree,
-    opened,
 )
 from slurmbridge.errors import InvalidProcess, StagingFailed
 from slurmbridge.model import Input, ProcessSpec
+from slurmbridge.shell import Entry, Files, Kind, LocalFiles, NotPlain
 
 LOG_FILES = {"stdout": "stdout.txt", "stderr": "stderr.txt", "job": "job.log"}
 TRACE = "trace.zst"
+_HERE = LocalFiles()
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _SMALL = 64 * 1024
 # 256 variables with the longest names, and what the probe of a hostile image would print.
@@ -73,11 +73,45 @@ class ContextTaken(Exception):
         self.job_id = job_id
 
 
-class ContextFolder:
-    """The folder of one Process. `words` turns a list into the text that the script reads."""
+class Contexts:
+    """Where the contexts of a cluster lie: below `root`, on the host of `files`.
 
-    def __init__(self, root: Path, process_id: str) -> None:
-        self.path = root / process_id
+    `spool` is a folder of this host for what has to be read here; None where the files are.
+    """
+
+    def __init__(self, files: Files, root: Path, spool: Path | None = None) -> None:
+        self.files = files
+        self.root = root
+        self.spool = spool
+
+    def of(self, process_id: str) -> "ContextFolder":
+        """The context of a Process, be it there or not."""
+        return ContextFolder(self, process_id)
+
+    def names(self) -> list[str]:
+        """Which contexts there are.
+
+        Raises:
+            StagingFailed
+        """
+        try:
+            return [entry.name for entry in self.files.list(self.root)]
+        except OSError as error:
+            raise StagingFailed(f"the contexts cannot be listed: {error.strerror}") from error
+
+
+class ContextFolder:
+    """The folder of one Process."""
+
+    def __init__(self, contexts: Contexts, process_id: str) -> None:
+        self._files = contexts.files
+        self._root = contexts.root
+        self._spool = contexts.spool
+        self._id = process_id
+        self.path = contexts.root / process_id
+
+    def _spot(self, name: str) -> Spot:
+        return Spot(self._files, self.path, name)
 
     def make(self, command: bytes, environment: bytes, expected_facts: bytes) -> None:
         """Begin anew: what an earlier, unfinished preparation left is removed.
@@ -86,19 +120,20 @@ class ContextFolder:
             ContextTaken: a job works in it.
             StagingFailed
         """
+        files = self._files
         try:
             try:
-                self.path.mkdir(mode=0o700)
+                files.make_folder(self.path, mode=0o700)
             except FileExistsError:
                 if (job_id := self.taken_by()) is not None:
                     raise ContextTaken(job_id) from None
                 self.remove()
-                self.path.mkdir(mode=0o700)
-            (self.path / "input").mkdir(mode=0o750)
-            (self.path / "code").mkdir(mode=0o750)
-            (self.path / "command.list").write_bytes(command)
-            (self.path / "environment.list").write_bytes(environment)
-            (self.path / "facts.expected").write_bytes(expected_facts)
+                files.make_folder(self.path, mode=0o700)
+            files.make_folder(self.path / "input", mode=0o750)
+            files.make_folder(self.path / "code", mode=0o750)
+            files.write(self.path / "command.list", command)
+            files.write(self.path / "environment.list", environment)
+            files.write(self.path / "facts.expected", expected_facts)
         except OSError as error:
             raise StagingFailed(f"the context cannot be made: {error.strerror}") from error
 
@@ -111,21 +146,23 @@ class ContextFolder:
         """
         copied: list[Copied] = []
         if spec.code:
-            (self.path / "code").rmdir()
             copied += self._stage_one(spec.code.source, "code", stores, bounds)
         for entry in spec.inputs:
             copied += self._stage_input(entry, stores, _less(bounds, copied))
         return copied
 
+    def _make_folder(self, name: str) -> None:
+        try:
+            self._files.make_folder(self.path / name, mode=0o750, parents=True)
+        except OSError as error:
+            raise StagingFailed(f"/{name} cannot be made: {error.strerror}") from error
+
     def _stage_input(
         self, entry: Input, stores: Mapping[str, Path], bounds: Bounds
     ) -> list[Copied]:
-        target = self.path / "input" / entry.name
-        try:
-            target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StagingFailed(f"/input/{entry.name} cannot be made: {error.strerror}") from error
-        return self._stage_one(entry.source, f"input/{entry.name}", stores, bounds)
+        target = f"input/{entry.name}"
+        self._make_folder(target.rpartition("/")[0])
+        return self._stage_one(entry.source, target, stores, bounds)
 
     def _stage_one(
         self, source: str, target: str, stores: Mapping[str, Path], bounds: Bounds
@@ -133,21 +170,12 @@ class ContextFolder:
         store, _, path = source.partition(":")
         if store not in stores or not stores[store].is_dir():
             raise StagingFailed(f"the folder of the store {store} is missing")
-        programs = target == "code"
+        spot = Spot(_HERE, stores[store], path)
         try:
-            with opened(stores[store], path) as descriptor:
-                if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-                    into = self.path / target
-                    copied, ignored = copy_tree(descriptor, into, bounds, programs=programs)
-                    if ignored:
-                        raise NotPlain(f"it holds {ignored[0]}")
-                    return [replace(file, path=f"{target}/{file.path}") for file in copied]
-                if target == "code":
-                    (self.path / "code").mkdir(mode=0o750)
-                    target = f"code/{path.rpartition('/')[2]}"
-                into = self.path / target
-                limit = bounds.bytes
-                return [copy_file(descriptor, into, limit, name=target, programs=programs)]
+            found = spot.look()
+            if found.kind is Kind.FOLDER:
+                return self._stage_folder(spot, target, bounds)
+            return [self._stage_file(spot, found, target, bounds)]
         except FileNotFoundError:
             raise InvalidProcess(f"{source} does not exist") from None
         except (NotPlain, TooMuch) as error:
@@ -156,6 +184,22 @@ class ContextFolder:
             raise InvalidProcess(f"{source} cannot be read by the bridge") from None
         except OSError as error:
             raise StagingFailed(f"{source} could not be staged: {error.strerror}") from error
+
+    def _stage_folder(self, spot: Spot, target: str, bounds: Bounds) -> list[Copied]:
+        into = self.path / target
+        copied, ignored = copy_tree(spot, self._files, into, bounds, programs=target == "code")
+        if ignored:
+            raise NotPlain(f"it holds {ignored[0]}")
+        return [replace(file, path=f"{target}/{file.path}") for file in copied]
+
+    def _stage_file(self, spot: Spot, found: Entry, target: str, bounds: Bounds) -> Copied:
+        executable = False
+        if target == "code":
+            target = f"code/{spot.path.rpartition('/')[2]}"
+            executable = found.executable
+        into = self.path / target
+        limit = bounds.bytes
+        return copy_file(spot, self._files, into, limit, name=target, executable=executable)
 
     def left(self) -> Left:
         """What the script left. Only the bridge and its job can write these files.
@@ -176,33 +220,65 @@ class ContextFolder:
 
     def exists(self) -> bool:
         """Whether there is such a context."""
-        return self.path.is_dir()
+        try:
+            self._files.look(self.path)
+        except OSError:
+            return False
+        return True
 
     def taken_by(self) -> int | None:
-        """The job that has taken the context."""
+        """The job that has taken the context.
+
+        Raises:
+            StagingFailed: that cannot be found out.
+        """
         try:
-            job_id = str((self.path / "claim").readlink())
-        except OSError:
-            return None
+            job_id = self._files.read_link(self.path / "claim")
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EINVAL}:
+                return None
+            raise StagingFailed(f"the claim cannot be read: {error.strerror}") from error
         return int(job_id) if job_id.isdecimal() else None
 
     def _read(self, name: str, limit: int = _SMALL) -> str | None:
         try:
-            with (self.path / name).open("rb") as file:
-                return file.read(limit).decode(errors="replace").strip()
+            return self._files.read(self.path / name, limit=limit).decode(errors="replace").strip()
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise StagingFailed(f"{name} cannot be read: {error.strerror}") from error
+        except (OSError, NotPlain) as error:
+            why = getattr(error, "strerror", None) or error
+            raise StagingFailed(f"{name} cannot be read: {why}") from error
 
     def read_log(self, stream: str, offset: int, limit: int) -> bytes:
         """What a stream holds from a byte offset on; empty when it does not exist yet."""
         try:
-            with (self.path / LOG_FILES[stream]).open("rb") as file:
-                file.seek(offset)
-                return file.read(limit)
-        except OSError:
+            return self._files.read(self.path / LOG_FILES[stream], limit=limit, offset=offset)
+        except (OSError, NotPlain):
             return b""
+
+    def trace(self, limit: int) -> Path | None:
+        """The trace, as a file of this host; None when there is none.
+
+        Raises:
+            StagingFailed
+        """
+        if self._spool is None:
+            path = self.path / TRACE
+            return path if path.exists() else None
+        path = self._spool / f"{self._id}.zst"
+        if path.exists():
+            return path
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            copy_file(self._spot(TRACE), _HERE, partial, limit, name=TRACE)
+            partial.rename(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, NotPlain, TooMuch) as error:
+            raise StagingFailed(f"the trace cannot be fetched: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
 
     def carry_out(
         self,
@@ -254,13 +330,14 @@ class ContextFolder:
         try:
             with suppress(FileNotFoundError):
                 # The program may have shut its own door.
-                (self.path / "output").chmod(0o700)
-            with opened(self.path, "output") as output:
-                copied, ignored = copy_tree(output, partial / "output", bounds)
+                if self._files.look(self.path / "output").kind is Kind.FOLDER:
+                    self._files.set_mode(self.path / "output", 0o700)
+            spot = self._spot("output")
+            copied, ignored = copy_tree(spot, _HERE, partial / "output", bounds)
         except FileNotFoundError:
             return Carried((), ())
-        except NotPlain as error:
-            return Carried((), (Ignored("output", str(error)),))
+        except (NotPlain, NotADirectoryError):
+            return Carried((), (Ignored("output", "it is no folder"),))
         except TooMuch as error:
             shutil.rmtree(partial / "output", ignore_errors=True)
             return Carried((), (), str(error))
@@ -271,11 +348,9 @@ class ContextFolder:
         self, name: str, partial: Path, files: list[Copied], ignored: list[Ignored]
     ) -> None:
         try:
-            with opened(self.path, name) as descriptor:
-                size = os.fstat(descriptor).st_size
-                # slurmstepd may still be adding its last words.
-                limit = size + GROWTH_BYTES
-                files.append(copy_file(descriptor, partial / name, limit, name=name))
+            # slurmstepd may still be adding its last words.
+            limit = self._files.look(self.path / name).size_bytes + GROWTH_BYTES
+            files.append(copy_file(self._spot(name), _HERE, partial / name, limit, name=name))
         except FileNotFoundError:
             pass
         except TooMuch as error:
@@ -290,8 +365,10 @@ class ContextFolder:
             StagingFailed
         """
         try:
-            if self.exists():
-                _remove(self.path)
+            if self._spool is not None:
+                (self._spool / f"{self._id}.zst").unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                self._files.remove_tree(self.path)
         except OSError as error:
             raise StagingFailed(f"the context cannot be removed: {error.strerror}") from error
 
@@ -300,37 +377,6 @@ def _write(path: Path, content: bytes) -> Copied:
     path.write_bytes(content)
     path.chmod(0o640)
     return Copied(path.name, len(content), hashlib.sha256(content).hexdigest())
-
-
-def _remove(root: Path) -> None:
-    """Remove a tree without recursion: a program can nest folders deeper than any stack.
-
-    Every folder is moved up to `root` first, so that no path is ever long.
-    """
-    root.chmod(0o700)
-    folders = [root]
-    token = secrets.token_hex(4)
-    moved = 0
-    while folders:
-        folder = folders.pop()
-        with os.scandir(folder) as entries:
-            found = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for path, is_folder in found:
-            if is_folder:
-                # Most are empty by now, or always were.
-                with suppress(OSError):
-                    Path(path).rmdir()
-                    continue
-                moved += 1
-                up = root / f".removed-{token}-{moved}"
-                Path(path).chmod(0o700)
-                Path(path).rename(up)
-                folders.append(up)
-            else:
-                Path(path).unlink()
-        if folder != root:
-            folder.rmdir()
-    root.rmdir()
 
 
 def _less(bounds: Bounds, copied: Sequence[Copied]) -> Bounds:

@@ -1,13 +1,12 @@
 """What was carried to a Data Store, read again."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from slurmbridge.context.tree import NotPlain, opened
 from slurmbridge.errors import StagingFailed
+from slurmbridge.shell import LocalFiles, NotPlain
 
 
 class Results:
@@ -40,10 +39,7 @@ class Results:
         """
         root, path = self._place(location)
         try:
-            with (
-                opened(root, f"{path}/{name}") as descriptor,
-                os.fdopen(os.dup(descriptor), "rb") as file,
-            ):
+            with LocalFiles().open(root, f"{path}/{name}") as file:
                 yield file
         except (OSError, NotPlain) as error:
             why = getattr(error, "strerror", None) or error

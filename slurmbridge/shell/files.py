@@ -36,6 +36,11 @@ class Entry:
     # Seconds since 1970, by the clock of the file's host.
     modified_at: float
 
+    @property
+    def executable(self) -> bool:
+        """Whether its owner may execute it."""
+        return bool(self.mode & 0o100)
+
 
 class NotPlain(Exception):
     """Something on the way is a link or a special file."""

@@ -26,7 +26,7 @@ from slurmbridge.bridge.render import Renderer
 from slurmbridge.bridge.standing import Actor, Beats, Standing
 from slurmbridge.clock import Absences, Clock
 from slurmbridge.container.signing import SigningKey
-from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.folder import Contexts
 from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import ProcessState, SlurmState
@@ -35,6 +35,7 @@ from slurmbridge.runner import Cadence, Runner, Verbs
 from slurmbridge.scheduler import Submission, SubmitOutcome
 from slurmbridge.scheduler.fake import FakeJob, FakeScheduler, hand_clock
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
+from slurmbridge.shell import LocalFiles
 from slurmbridge.store import (
     Change,
     Database,
@@ -237,6 +238,11 @@ class Bridge:
         return self.root / "contexts"
 
     @property
+    def context_files(self) -> Contexts:
+        """The same, as what a Runner works on."""
+        return Contexts(LocalFiles(), self.contexts)
+
+    @property
     def stores(self) -> dict[str, Path]:
         """The Data Stores."""
         return {"data": self.root / "data", "results": self.root / "results"}
@@ -265,9 +271,9 @@ class Bridge:
     ) -> Verbs:
         """What a Runner does."""
         stores = self.stores if stores is None else stores
-        logs = LogKeeper(LogStore(self.database), self.contexts, limit_bytes=64)
+        logs = LogKeeper(LogStore(self.database), self.context_files, limit_bytes=64)
         collect = CollectRules(
-            contexts=self.contexts,
+            contexts=self.context_files,
             stores=stores,
             default_destination=self.default_destination,
             output=self.output,
@@ -275,7 +281,7 @@ class Bridge:
             retry=RETRY,
         )
         dispatch = DispatchRules(
-            contexts=self.contexts,
+            contexts=self.context_files,
             stores=stores,
             staging=Bounds(1 << 20, 100),
             batch=batch,
@@ -298,10 +304,10 @@ class Bridge:
                 self.slurm,
                 patience,
                 actor,
-                taken_by=lambda one: ContextFolder(self.contexts, one).taken_by(),
+                taken_by=lambda one: self.context_files.of(one).taken_by(),
             ),
             recoverer=Recoverer(
-                self.processes, self.slurm, RecoverRules(self.contexts, RETRY), patience, actor
+                self.processes, self.slurm, RecoverRules(self.context_files, RETRY), patience, actor
             ),
             collector=Collector(
                 self.processes,

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from slurmbridge.bridge.render import Renderer
-from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.folder import Contexts
 from slurmbridge.model import ProcessSpec, parse_spec
+from slurmbridge.shell import LocalFiles
 from tests.support.builders import GOLDEN, GOLDEN_ID, shipped_templates
 from tests.support.specs import HELPERS, IMAGE
 
@@ -257,7 +258,7 @@ def staged(
     assert text.count(FIXED_PATH) == 2
     stage.script.write_text(text.replace(FIXED_PATH, f"PATH={root}/stubs:/usr/bin:/bin"))
     prepared = renderer.prepared(GOLDEN_ID, wanted, image)
-    ContextFolder(contexts, GOLDEN_ID).make(
+    Contexts(LocalFiles(), contexts).of(GOLDEN_ID).make(
         prepared.command, prepared.environment, prepared.expected_facts
     )
     _tell(out, prepared.expected_facts.decode().splitlines())

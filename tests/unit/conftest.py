@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.folder import ContextFolder, Contexts
+from slurmbridge.shell import LocalFiles
 from slurmbridge.store import Database, ProcessStore
 from tests.support.builders import Bridge, fresh_database
 
@@ -52,7 +53,7 @@ def folder(tmp_path: Path) -> ContextFolder:
     (tmp_path / "contexts").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "results").mkdir()
-    made = ContextFolder(tmp_path / "contexts", "p1")
+    made = Contexts(LocalFiles(), tmp_path / "contexts").of("p1")
     made.make(b"true\0", b"A=1\0", b"seccomp 2\n")
     return made
 

@@ -379,7 +379,7 @@ def test_a_log_of_just_the_limit_is_whole(bridge: Bridge) -> None:
 
 def test_keeping_no_logs_asks_nothing(bridge: Bridge) -> None:
     bridge.database.close()
-    LogKeeper(LogStore(bridge.database), bridge.contexts, limit_bytes=1).keep([])
+    LogKeeper(LogStore(bridge.database), bridge.context_files, limit_bytes=1).keep([])
 
 
 # --- the Runner ---

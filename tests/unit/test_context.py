@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from slurmbridge.context.folder import ContextFolder, ContextTaken
-from slurmbridge.context.tree import Bounds, NotPlain, TooMuch, copy_file, opened
+from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken
+from slurmbridge.context.tree import Bounds, Spot, TooMuch, copy_file
 from slurmbridge.errors import InvalidProcess, StagingFailed
 from slurmbridge.model import ProcessSpec
+from slurmbridge.shell import LocalFiles, NotPlain
 from tests.support.specs import spec
 
+HERE = LocalFiles()
 ROOMY = Bounds(1 << 20, 1000)
 
 
@@ -79,7 +81,7 @@ def test_a_context_that_a_job_has_taken_is_not_made_again(folder: ContextFolder)
 
 def test_a_context_that_cannot_be_made_is_the_sites_to_put_right(tmp_path: Path) -> None:
     with pytest.raises(StagingFailed, match="the context cannot be made"):
-        ContextFolder(tmp_path / "missing", "p1").make(b"", b"", b"")
+        Contexts(LocalFiles(), tmp_path / "missing").of("p1").make(b"", b"", b"")
 
 
 def test_a_file_is_staged_under_its_name_or_its_target(folder: ContextFolder, data: Path) -> None:
@@ -199,29 +201,29 @@ def test_a_file_that_grows_while_it_is_copied_is_not_taken_beyond_its_bound(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "a").write_bytes(b"123456")
-    with opened(tmp_path, "a") as source, pytest.raises(TooMuch, match="more than the 5 bytes"):
-        copy_file(source, tmp_path / "b", 5, name="a")
+    with pytest.raises(TooMuch, match="more than the 5 bytes"):
+        copy_file(Spot(HERE, tmp_path, "a"), HERE, tmp_path / "b", 5, name="a")
 
 
 def test_a_copy_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("new")
     (tmp_path / "b").symlink_to(tmp_path / "c")
-    with opened(tmp_path, "a") as source, pytest.raises(FileExistsError):
-        copy_file(source, tmp_path / "b", 5, name="a")
+    with pytest.raises(FileExistsError):
+        copy_file(Spot(HERE, tmp_path, "a"), HERE, tmp_path / "b", 5, name="a")
     assert not (tmp_path / "c").exists()
 
 
 def test_what_is_opened_is_closed(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").write_text("c")
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with opened(tmp_path, "a/b"):
-        assert len(list(Path("/proc/self/fd").iterdir())) == before + 3
+    copy_file(Spot(HERE, tmp_path, "a/b/c"), HERE, tmp_path / "d", 5, name="c")
     for path in ("a/none", "a/b/none"):
-        with pytest.raises(FileNotFoundError), opened(tmp_path, path):
-            pass
+        with pytest.raises(FileNotFoundError):
+            copy_file(Spot(HERE, tmp_path, path), HERE, tmp_path / "e", 5, name="c")
     (tmp_path / "link").symlink_to("a")
-    with pytest.raises(NotPlain), opened(tmp_path, "link"):
-        pass
+    with pytest.raises(NotPlain):
+        copy_file(Spot(HERE, tmp_path, "link/b/c"), HERE, tmp_path / "f", 5, name="c")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -230,7 +232,7 @@ def test_a_target_that_the_file_system_does_not_take_is_no_crash(tmp_path: Path)
     root = tmp_path / ("x" * 100)
     root.mkdir()
     (tmp_path / "a").touch()
-    made = ContextFolder(root, "p1")
+    made = Contexts(LocalFiles(), root).of("p1")
     made.make(b"", b"", b"")
     long = "/".join(["\N{GRINNING FACE}" * 63] * 15 + ["\N{GRINNING FACE}" * 60, "a"])
     with pytest.raises((InvalidProcess, StagingFailed)):

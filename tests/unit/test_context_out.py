@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from slurmbridge.context.folder import Carried, ContextFolder
+from slurmbridge.context.folder import Carried, ContextFolder, Contexts
 from slurmbridge.context.tree import DEPTH_LIMIT, Bounds
 from slurmbridge.errors import StagingFailed
+from slurmbridge.shell import LocalFiles
 
 ROOMY = Bounds(1 << 20, 1000)
 
@@ -357,7 +358,7 @@ def test_a_context_is_destroyed_whole(folder: ContextFolder, output: Path, tmp_p
 
 
 def test_a_context_that_is_gone_is_destroyed(tmp_path: Path) -> None:
-    ContextFolder(tmp_path, "p1").remove()
+    Contexts(LocalFiles(), tmp_path).of("p1").remove()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,10 +20,12 @@ from slurmbridge.bridge.examine import (
     ExaminerRules,
     job_name,
 )
+from slurmbridge.context.folder import Contexts
 from slurmbridge.errors import NoNodeReady, RequestError, SchedulerUnavailable
 from slurmbridge.lifecycle import ProcessState, SlurmState
 from slurmbridge.model import NodeReadiness, ProcessSpec
 from slurmbridge.scheduler.fake import FakeScheduler, hand_clock
+from slurmbridge.shell import LocalFiles
 from slurmbridge.store import Database, Examination, NodeStore, SiteStore
 from tests.support.builders import RETRY, Bridge, fresh_database, shipped_templates
 from tests.support.specs import CAPABILITY, START, spec
@@ -64,9 +66,13 @@ class Clinic:
     def another(self) -> Examiner:
         """An examiner, as of another Runner."""
         rules = ExaminerRules(
-            self.contexts, self.contexts, every=12 * HOUR, retry=HOUR, answer=10 * MINUTE,
+            Contexts(LocalFiles(), self.contexts),
+            self.contexts,
+            every=12 * HOUR,
+            retry=HOUR,
+            answer=10 * MINUTE,
             look=timedelta(0),
-        )  # fmt: skip
+        )
         return Examiner(self.nodes, self.slurm, shipped_templates(), rules, clock=self.clock)
 
     def row(self, node: str) -> Examination:

@@ -386,7 +386,7 @@ def printing(bridge: Bridge) -> str:
 
 def test_a_log_is_brought_by_pieces_while_it_grows_and_whole_at_the_end(bridge: Bridge) -> None:
     one = printing(bridge)
-    keeper = LogKeeper(LogStore(bridge.database), bridge.contexts, limit_bytes=1 << 20)
+    keeper = LogKeeper(LogStore(bridge.database), bridge.context_files, limit_bytes=1 << 20)
     whole = bytes(range(256)) * 1000
     bridge.leave(one, {"stdout.txt": whole, "stderr.txt": whole})
     for looks in (1, 2):
