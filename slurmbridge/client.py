@@ -25,6 +25,7 @@ from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import (
     SPEC_BYTES_LIMIT,
     Attestation,
+    ClusterStatus,
     ComputeCapability,
     Event,
     ListedImage,
@@ -65,6 +66,10 @@ class _Events(BaseModel):
 
 class _Images(BaseModel):
     images: list[ListedImage]
+
+
+class _Clusters(BaseModel):
+    clusters: list[ClusterStatus]
 
 
 class _Keys(BaseModel):
@@ -271,9 +276,15 @@ class Client:
         """The keys with which the bridge signs, the latest first."""
         return _read(_Keys, self._call("GET", "/v1/keys")).keys
 
-    def capability(self) -> ComputeCapability:
+    def clusters(self) -> list[ClusterStatus]:
+        """The clusters of the site, and how it goes there."""
+        return _read(_Clusters, self._call("GET", "/v1/clusters")).clusters
+
+    def capability(self, cluster: str | None = None) -> ComputeCapability:
         """What the cluster offers. Raises SchedulerUnavailable before the first report."""
-        return _read(ComputeCapability, self._call("GET", "/v1/capabilities"))
+        parameters = {"cluster": cluster} if cluster else {}
+        found = self._call("GET", "/v1/capabilities", params=parameters)
+        return _read(ComputeCapability, found)
 
     def images(self) -> list[ListedImage]:
         """What is recorded, newest first, and whether it is what its name runs."""

@@ -9,7 +9,7 @@
     │   ├── IdempotencyConflict
     │   └── SubmissionRefused     Slurm said no; its own words are in the message
     ├── SiteError                 the site must recover
-    │   ├── SchedulerUnavailable  ── SubmissionNotSent
+    │   ├── SchedulerUnavailable  ── SubmissionNotSent ── OverBudget
     │   ├── ShellUnavailable      ── HostKeyRefused
     │   ├── StagingFailed         ── FilesUnavailable
     │   ├── ReplyUnreadable       ├── DatabaseUnavailable
@@ -138,6 +138,12 @@ class SubmissionNotSent(SchedulerUnavailable):
     """A submission that surely never reached Slurm, so that it can be tried again."""
 
     code = "submission-not-sent"
+
+
+class OverBudget(SubmissionNotSent):
+    """A submission that was not sent, because too much was asked of Slurm already."""
+
+    code = "over-budget"
 
 
 class ShellUnavailable(SiteError):

@@ -101,6 +101,7 @@ Location = Annotated[str, AfterValidator(_location)]
 VariableName = Annotated[str, AfterValidator(_variable_name)]
 # Slurm's names that travel on an #SBATCH line.
 SlurmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ClusterName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, StringConstraints(max_length=256), AfterValidator(_argument)]
@@ -193,6 +194,8 @@ class ProcessSpec(Value):
     trace: TraceLevel = TraceLevel.AUDIT
     # Beside the site's rules, which always hold too.
     trace_rules: TraceRules | None = None
+    # None: the usual one of this site.
+    cluster: ClusterName | None = None
     account: SlurmName | None = None
     partition: SlurmName | None = None
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
@@ -323,6 +326,8 @@ class ComputeCapability(Value):
     # Slurm's own settings: for how long a message may be on its way, and an ended job is known.
     message_timeout_seconds: int | None = None
     min_job_age_seconds: int | None = None
+    # What of SlurmctldParameters limits the rate of calls.
+    call_limits: str = ""
     refused: tuple[RefusedPartition, ...] = ()
     nodes: tuple[NodeReadiness, ...] = ()
 
@@ -332,6 +337,23 @@ class ComputeCapability(Value):
             if partition.name == name or (name is None and partition.default):
                 return partition
         return None
+
+
+class ClusterStatus(Value):
+    """A cluster of this site, and how it goes there."""
+
+    name: str
+    # Whether it is meant when a Process names none.
+    usual: bool
+    # How many Runners work for it, and whether one of them reaches its Slurm.
+    runners: int
+    reached: bool
+    problems: tuple[str, ...] = ()
+    # Processes that were taken and not collected yet.
+    in_progress: int
+    # How often Slurm was asked for what, ever since, and how often in vain.
+    scheduler_calls: dict[str, int]
+    scheduler_failures: dict[str, int]
 
 
 class Image(Value):

@@ -16,6 +16,7 @@ from slurmbridge.clock import Clock
 from slurmbridge.errors import ReplyUnreadable, SchedulerUnavailable, SlurmBridgeError
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.scheduler import Scheduler
+from slurmbridge.scheduler.manners import Tally, next_look_seconds
 from slurmbridge.store import ProcessStore, SiteStore
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Cadence:
     poll_seconds: float
     capability_seconds: float
     beat_seconds: float
+    # How many times as long as Slurm took for an answer it is not asked again.
+    rest: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Verbs:
     logs: LogKeeper
     # None: nodes are examined only when somebody asks for it.
     examiner: Examiner | None = None
+    # What Slurm was asked by them.
+    tally: Tally | None = None
 
 
 class Runner:
@@ -60,6 +65,7 @@ class Runner:
         *,
         clock: Clock,
     ) -> None:
+        self._min_job_age: int | None = None
         self.verbs = verbs
         self.standing = standing
         self._scheduler = scheduler
@@ -103,9 +109,11 @@ class Runner:
         observes = self._plays("observe")
         if observes and self._is_due("look", self._cadence.poll_seconds):
             moved += self._look()
+            self._attempt("count", self._count)
         if observes and self._is_due("capability", self._cadence.capability_seconds):
             self._attempt("report the cluster", self._report_capability)
             self._attempt("sweep", self.verbs.collector.sweep)
+            self._attempt("mark revoked images", self.verbs.dispatcher.mark_revoked)
         moved += self._attempt("collect", self.verbs.collector.collect)
         if self.standing.scheduler_error is None:
             moved += self._attempt("dispatch", self.verbs.dispatcher.dispatch)
@@ -120,7 +128,12 @@ class Runner:
         name = f"{role} {self.standing.cluster}"
         return self._attempt("take a role", lambda: int(self.standing.has_role(name))) > 0
 
+    def _count(self) -> None:
+        if self.verbs.tally is not None and (calls := self.verbs.tally.take()):
+            self.standing.count_calls(calls)
+
     def _look(self) -> int:
+        began = self._clock.monotonic()
         try:
             still_open = self.verbs.observer.observe()
         except (SchedulerUnavailable, ReplyUnreadable) as error:
@@ -130,6 +143,10 @@ class Runner:
             log.warning("could not look: %s", error)
             return 0
         self._reached(None)
+        ended = self._clock.monotonic()
+        rest = self._cadence.rest * (ended - began)
+        wait = next_look_seconds(self._cadence.poll_seconds, rest, self._min_job_age)
+        self._due["look"] = ended + wait
         running = [row.id for row in still_open if row.state is ProcessState.RUNNING]
         self._attempt("keep logs", lambda: self.verbs.logs.keep(running))
         return self._attempt("recover", self.verbs.recoverer.recover)
@@ -143,7 +160,9 @@ class Runner:
 
     def _report_capability(self) -> None:
         if self.standing.scheduler_error is None:
-            self._site.record_capability(self._scheduler.capability())
+            capability = self._scheduler.capability()
+            self._min_job_age = capability.min_job_age_seconds
+            self._site.record_capability(capability)
 
     def _beat(self, ended: threading.Event) -> None:
         """In a thread of its own: a silent slurmctld must not make a living Runner look dead."""

@@ -15,7 +15,7 @@ from pydantic_settings import (
 )
 
 from slurmbridge.errors import ConfigurationError
-from slurmbridge.model import TraceLevel, check_relative_path
+from slurmbridge.model import ClusterName, TraceLevel, check_relative_path
 
 PREFIX = "SLURMBRIDGE_"
 FILE_VARIABLE = "SLURMBRIDGE_CONFIG"
@@ -54,6 +54,37 @@ class Transport(StrEnum):
     AUTO = "auto"
     PYSLURM = "pyslurm"
     COMMANDS = "commands"
+    SSH = "ssh"
+
+
+class FileAccess(StrEnum):
+    """How contexts and the cluster's copies of images are reached."""
+
+    LOCAL = "local"
+    SFTP = "sftp"
+
+
+class JumpSettings(Section):
+    """A host on the way, and as whom it is logged in to."""
+
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")]
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    # None: the user who runs slurmbridge.
+    user: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")] | None = None
+    known_hosts: AbsolutePath
+    key: AbsolutePath | None = None
+    certificate: AbsolutePath | None = None
+    agent: bool = False
+
+
+class SshSettings(JumpSettings):
+    """A login node."""
+
+    jumps: tuple[JumpSettings, ...] = ()
+    connect_seconds: Seconds = 15.0
+    keepalive_seconds: Seconds = 15.0
+    # sshd's MaxSessions is 10 unless it is changed.
+    channels: Annotated[int, Field(ge=2, le=1000)] = 8
 
 
 class StoreSettings(Section):
@@ -85,12 +116,15 @@ class SlurmSettings(Section):
 
     transport: Transport = Transport.AUTO
     timeout_seconds: Seconds = 20.0
-    poll_seconds: Seconds = 5.0
+    poll_seconds: Seconds = 2.0
     capability_seconds: Seconds = 60.0
     # How long a job must be absent from the controller and from accounting to count as lost; more
     # where timeout_seconds and Slurm's MessageTimeout together ask for more.
     absence_seconds: Seconds = 120.0
     in_progress: InProgressSettings = InProgressSettings()
+    # Calls to slurmctld; less where Slurm's own rl_* limits say so.
+    calls_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
+    calls_at_once: Annotated[float, Field(ge=10, le=100_000)] = 500.0
 
 
 class RunnerSettings(Section):
@@ -138,17 +172,58 @@ class DoctorSettings(Section):
     answer_minutes: Annotated[int, Field(ge=1, le=525_600)] = 10
 
 
+class ClusterSettings(Section):
+    """A cluster: how it is reached, and where things lie on it."""
+
+    contexts: PlainFolder
+    # On the cluster. None: where the bridge's own images are.
+    images: PlainFolder | None = None
+    templates: Path | None = None
+    # None: over ssh where Slurm is reached so, else here.
+    files: FileAccess | None = None
+    slurm: SlurmSettings = SlurmSettings()
+    ssh: SshSettings | None = None
+
+    @property
+    def remote_files(self) -> bool:
+        """Whether the cluster's files are not this host's."""
+        if self.files is None:
+            return self.slurm.transport is Transport.SSH
+        return self.files is FileAccess.SFTP
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ClusterSettings":
+        by_ssh = self.slurm.transport is Transport.SSH or self.remote_files
+        if by_ssh and self.ssh is None:
+            raise ValueError("what is reached by ssh needs a table `ssh`")
+        if self.ssh is not None and not by_ssh:
+            raise ValueError('there is a table `ssh`, but slurm.transport is not "ssh"')
+        if self.remote_files and self.images is None:
+            raise ValueError("files of another host need `images`, a folder there")
+        return self
+
+
+DEFAULT_CLUSTER = "default"
+_OF_A_CLUSTER = ("contexts", "templates", "slurm")
+
+
 class Settings(BaseSettings):
-    """Everything that can be configured."""
+    """Everything that can be configured. Of one cluster, the keys stand at the top; of several,
+    below `clusters.NAME`.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
     database: str = "sqlite:////var/lib/slurmbridge/slurmbridge.db"
-    contexts: PlainFolder
     images: PlainFolder
+    contexts: PlainFolder | None = None
     templates: Path | None = None
+    slurm: SlurmSettings = SlurmSettings()
+    clusters: dict[ClusterName, ClusterSettings] = Field(default_factory=dict)
+    # Which one is meant when a Process names none. None: the only one, or none is.
+    default_cluster: str | None = None
     definitions: Path | None = None
     mirror: str | None = None
     default_destination: str | None = None
@@ -158,16 +233,48 @@ class Settings(BaseSettings):
     trace_rules: AbsolutePath | None = None
     # An Ed25519 key (PEM, mode 600), made at a Runner's first start.
     signing_key: AbsolutePath = Path("/var/lib/slurmbridge/signing_key.pem")
+    # Where what lies on another host is put for reading it here, such as traces.
+    spool: AbsolutePath = Path("/var/lib/slurmbridge/spool")
     stores: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], StoreSettings]
     api: ApiSettings = ApiSettings()
-    slurm: SlurmSettings = SlurmSettings()
     runner: RunnerSettings = RunnerSettings()
     limits: LimitSettings = LimitSettings()
     doctor: DoctorSettings = DoctorSettings()
     image_trust: ImageTrustSettings = ImageTrustSettings()
 
+    @property
+    def by_cluster(self) -> dict[str, ClusterSettings]:
+        """Every cluster by its name; the only one, when its keys stand at the top, is `default`."""
+        if self.clusters:
+            return self.clusters
+        assert self.contexts is not None, "checked"
+        return {
+            DEFAULT_CLUSTER: ClusterSettings(
+                contexts=self.contexts, templates=self.templates, slurm=self.slurm
+            )
+        }
+
+    @property
+    def usual_cluster(self) -> str | None:
+        """The cluster that is meant when none is named."""
+        if self.default_cluster or len(self.by_cluster) > 1:
+            return self.default_cluster
+        return next(iter(self.by_cluster))
+
+    def _check_clusters(self) -> None:
+        given = sorted(self.model_fields_set & set(_OF_A_CLUSTER))
+        if self.clusters and given:
+            raise ValueError(f"with clusters, {', '.join(given)} stand below clusters.NAME")
+        if not self.clusters and self.contexts is None:
+            raise ValueError("contexts: is missing, and so is clusters")
+        if self.slurm.transport is Transport.SSH:
+            raise ValueError("slurm.transport: a cluster that is reached by ssh stands below clusters.NAME")
+        if self.default_cluster is not None and self.default_cluster not in self.clusters:
+            raise ValueError(f"default_cluster names no cluster: {self.default_cluster!r}")
+
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
+        self._check_clusters()
         if self.default_destination is not None:
             name, separator, path = self.default_destination.partition(":")
             if not separator:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -35,6 +35,31 @@ MEANING = {
     "api.port": "Port that the API listens on.",
     "slurm.transport": "How Slurm is reached. `auto`: pyslurm where it can be imported, else the "
     "commands.",
+    "slurm.calls_per_second": "How many calls to slurmctld are made on average; half of what "
+    "Slurm's own limit (`rl_enable`) leaves a user, where that is less. Submissions above it wait.",
+    "slurm.calls_at_once": "How many calls can be made at once after a pause.",
+    "default_cluster": "The cluster that is meant when a Process names none. Without it, several "
+    "clusters have to be named.",
+    "clusters.NAME.images": "Where the nodes of the cluster find images and helpers; none: in the "
+    'top\'s `images`. With `files = "sftp"` they are copied there. `contexts`, `templates` and '
+    "`slurm.*` stand below `clusters.NAME`, too, with the meanings above.",
+    "clusters.NAME.files": "How contexts are reached: a folder of this host, or over ssh. Without "
+    "it: over ssh where `slurm.transport` is `ssh`.",
+    "clusters.NAME.ssh.host": "The login node ([ssh.md](ssh.md)).",
+    "clusters.NAME.ssh.port": "Its port.",
+    "clusters.NAME.ssh.user": "As whom to log in; none: the user who runs slurmbridge.",
+    "clusters.NAME.ssh.known_hosts": "The host keys that are trusted. Nothing is ever added to it.",
+    "clusters.NAME.ssh.key": "A private key without a passphrase.",
+    "clusters.NAME.ssh.certificate": "What an authority has signed for that key.",
+    "clusters.NAME.ssh.agent": "Whether the agent at SSH_AUTH_SOCK is asked.",
+    "clusters.NAME.ssh.jumps": "The hosts on the way, in order, each with the keys `host` to "
+    "`agent`.",
+    "clusters.NAME.ssh.connect_seconds": "For connecting and logging in, with all jumps.",
+    "clusters.NAME.ssh.keepalive_seconds": "After so long a silence the host is asked for a "
+    "sign of life.",
+    "clusters.NAME.ssh.channels": "How many commands and transfers at a time. sshd's "
+    "MaxSessions is 10 unless it is changed.",
+    "spool": "Where what lies on another host is put for reading it here, such as traces.",
     "slurm.timeout_seconds": "Deadline of each call to Slurm.",
     "slurm.poll_seconds": "How often the queue is looked at: one query for all Processes.",
     "slurm.capability_seconds": "How often partitions, limits and accounts are asked for.",
@@ -69,14 +94,32 @@ MEANING = {
     "image_trust.required": "Whether an image that was not built here needs such a signature "
     "([images.md](images.md#signatures)).",
 }
-FILES = frozenset({"image_trust.key", "signing_key", "trace_rules"})
+FILES = frozenset(
+    {
+        "clusters.NAME.ssh.known_hosts",
+        "clusters.NAME.ssh.key",
+        "clusters.NAME.ssh.certificate",
+        "image_trust.key",
+        "signing_key",
+        "trace_rules",
+    }
+)
+
+
+def _bare(kind: Any) -> Any:
+    """What it is when it is not None, without what is checked of it."""
+    if get_origin(kind) in {Union, UnionType}:
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:
     """Every key, tables opened; a store's name is NAME."""
     found = []
     for name, field in model.model_fields.items():
-        kind: Any = field.annotation
+        kind = _bare(field.annotation)
+        if prefix == "clusters.NAME." and name in Settings.model_fields and name != "images":
+            continue  # the same as above
         if get_origin(kind) is dict:
             found += keys(get_args(kind)[1], f"{prefix}{name}.NAME.")
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -90,9 +133,7 @@ def type_of(key: str, field: FieldInfo) -> str:
     """In words: what may stand there."""
     if key in FILES:
         return "file"
-    kind: Any = field.annotation
-    if isinstance(kind, UnionType):
-        kind = next(part for part in get_args(kind) if part is not NoneType)
+    kind = _bare(field.annotation)
     if hasattr(kind, "__members__"):
         return " or ".join(f"`{member.value}`" for member in kind)
     names = {str: "text", bool: "true or false", int: "number", float: "seconds", Path: "folder"}
@@ -102,7 +143,9 @@ def type_of(key: str, field: FieldInfo) -> str:
         for name in ("gt", "ge", "le")
         if hasattr(limit, name)
     }
-    text = names[kind]
+    text = "hosts" if get_origin(kind) is tuple else names[kind]
+    if ".calls_" in key:
+        text = "number"
     if "gt" in limits:
         text += f", above {limits['gt']:g}"
     if "ge" in limits:

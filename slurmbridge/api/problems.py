@@ -40,6 +40,7 @@ STATUS_OF: Mapping[type[SlurmBridgeError], HTTPStatus] = {
     errors.ShellUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.HostKeyRefused: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.FilesUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.OverBudget: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.NotStanding: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ReplyUnreadable: HTTPStatus.BAD_GATEWAY,
     errors.StagingFailed: HTTPStatus.BAD_GATEWAY,

@@ -16,6 +16,7 @@ from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import (
     SPEC_BYTES_LIMIT,
     Attestation,
+    ClusterStatus,
     ComputeCapability,
     Event,
     ListedImage,
@@ -50,6 +51,12 @@ class Keys(BaseModel):
     """Public keys, the latest first."""
 
     keys: list[PublicKey]
+
+
+class Clusters(BaseModel):
+    """The clusters, as they stand in the configuration."""
+
+    clusters: list[ClusterStatus]
 
 
 class Images(BaseModel):
@@ -284,10 +291,18 @@ def events(caller: Caller, process_id: ProcessId) -> Events:
     return Events(events=caller.desk.events(process_id))
 
 
+@router.get("/clusters", tags=["site"])
+def clusters(caller: Caller) -> Clusters:
+    """The clusters of this site, and how it goes there."""
+    return Clusters(clusters=caller.desk.clusters())
+
+
 @router.get("/capabilities", tags=["site"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
-def capabilities(caller: Caller) -> ComputeCapability:
+def capabilities(
+    caller: Caller, cluster: Annotated[str | None, Query(pattern=r"^[!-~]{1,64}$")] = None
+) -> ComputeCapability:
     """What the cluster offers, as last reported."""
-    return caller.desk.capability()
+    return caller.desk.capability(cluster)
 
 
 @router.get("/images", tags=["site"])

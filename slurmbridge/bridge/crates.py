@@ -11,12 +11,12 @@ from slurmbridge.model import Process
 from slurmbridge.provenance import Provenance, write_bag, write_crate
 from slurmbridge.store import ImageStore, ProcessStore
 
-Usage = Callable[[int], Mapping[str, str]]
+Usage = Callable[[str, int], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class CratePacker:
-    """Packs crates; `usage` asks accounting for what a job has used."""
+    """Packs crates; `usage` asks the accounting of a cluster for what a job has used."""
 
     processes: ProcessStore
     images: ImageStore
@@ -54,7 +54,7 @@ class CratePacker:
     def _accounting(self, process: Process) -> Mapping[str, str]:
         if process.job_id is None:
             return {}
-        found = self.usage(process.job_id)
+        found = self.usage(process.cluster, process.job_id)
         if found.get("End") == "Unknown":
             raise SchedulerUnavailable(
                 f"accounting does not know yet how job {process.job_id} ended: try again"

@@ -17,13 +17,16 @@ from slurmbridge.context.results import Results
 from slurmbridge.errors import (
     DatabaseUnavailable,
     HelpersMissing,
+    InvalidProcess,
     NotTraced,
+    RequestError,
     SchedulerUnavailable,
     Unauthenticated,
 )
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import (
     Attestation,
+    ClusterStatus,
     ComputeCapability,
     Event,
     ListedImage,
@@ -33,6 +36,7 @@ from slurmbridge.model import (
     TraceLevel,
 )
 from slurmbridge.store import (
+    DEFAULT_CLUSTER,
     Database,
     HelperStore,
     Idempotency,
@@ -64,6 +68,19 @@ class Readiness:
         return not self.problems
 
 
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """The clusters of a site, and which one is meant when none is named."""
+
+    names: tuple[str, ...] = (DEFAULT_CLUSTER,)
+    usual: str | None = DEFAULT_CLUSTER
+
+    def chosen(self, name: str | None) -> str | None:
+        """The one that is meant; None when there is none such."""
+        wanted = name or self.usual
+        return wanted if wanted in self.names else None
+
+
 class Desk:
     """The front of the bridge."""
 
@@ -76,16 +93,16 @@ class Desk:
         *,
         clock: Callable[[], datetime],
         new_id: Callable[[], str],
+        clusters: Clusters = Clusters(),
     ) -> None:
         self._database = database
+        self._clusters = clusters
         self._processes = ProcessStore(database)
         self._logs = LogStore(database)
         self._images = ImageStore(database)
         self._tokens = TokenStore(database)
-        self._site = SiteStore(database)
         self._roster = Roster(database)
         self._keys = KeyStore(database)
-        self._nodes = NodeStore(database)
         self._helpers = helpers
         self._results = results
         self._rules = rules
@@ -120,12 +137,23 @@ class Desk:
 
     def _accept(self, spec: ProcessSpec, by: str, idempotency: Idempotency | None) -> str:
         images = self._images.latest()
-        capability = known_capability(self._site, self._nodes)
-        check(spec, self._rules, images=images, capability=capability)
+        cluster = self._clusters.chosen(spec.cluster)
+        if cluster is None:
+            known = ", ".join(self._clusters.names)
+            asked = f"there is no cluster {spec.cluster!r}" if spec.cluster else "is required"
+            raise InvalidProcess(
+                f"cluster: {asked} (known: {known})", (("cluster", f"{asked} (known: {known})"),)
+            )
+        check(spec, self._rules, images=images, capability=self._known(cluster))
         process_id = self._new_id()
         now = self._clock()
-        self._processes.add([(process_id, spec)], by=by, now=now, idempotency=idempotency)
+        processes = ProcessStore(self._database, cluster)
+        processes.add([(process_id, spec)], by=by, now=now, idempotency=idempotency)
         return process_id
+
+    def _known(self, cluster: str) -> ComputeCapability | None:
+        database = self._database
+        return known_capability(SiteStore(database, cluster), NodeStore(database, cluster))
 
     def inspect(self, process_id: str) -> Process:
         """One Process. Raises UnknownProcess."""
@@ -200,16 +228,45 @@ class Desk:
         """What was observed and done, with sources. Raises UnknownProcess."""
         return self._processes.events(process_id)
 
-    def capability(self) -> ComputeCapability:
-        """What the cluster offers, as last reported, and what its nodes were found able to do.
+    def capability(self, cluster: str | None = None) -> ComputeCapability:
+        """What a cluster offers, as last reported, and what its nodes were found able to do.
 
         Raises:
+            RequestError: there is no such cluster, or none is named and none is usual.
             SchedulerUnavailable: no Runner has reported yet.
         """
-        capability = known_capability(self._site, self._nodes)
+        chosen = self._clusters.chosen(cluster)
+        if chosen is None:
+            known = ", ".join(self._clusters.names)
+            raise RequestError(f"there is no cluster {cluster or 'by default'!r} (known: {known})")
+        capability = self._known(chosen)
         if capability is None:
             raise SchedulerUnavailable("no Runner has reported on the cluster yet")
         return capability
+
+    def clusters(self) -> list[ClusterStatus]:
+        """Every cluster of this site, and how it goes there."""
+        runners = self._roster.runners(since=self._clock() - RUNNER_SILENCE)
+        calls = self._roster.calls()
+        found = []
+        for name in self._clusters.names:
+            here = [runner for runner in runners if runner.cluster == name]
+            errors = sorted({entry.scheduler_error for entry in here if entry.scheduler_error})
+            found.append(
+                ClusterStatus(
+                    name=name,
+                    usual=name == self._clusters.usual,
+                    runners=len(here),
+                    reached=any(entry.scheduler_error is None for entry in here),
+                    problems=tuple(errors),
+                    in_progress=self._processes.in_progress(name),
+                    scheduler_calls={kind: made for kind, (made, _) in calls.get(name, {}).items()},
+                    scheduler_failures={
+                        kind: failed for kind, (_, failed) in calls.get(name, {}).items() if failed
+                    },
+                )
+            )
+        return found
 
     def images(self) -> list[ListedImage]:
         """The images that are recorded, newest first."""
@@ -249,6 +306,7 @@ class Desk:
             return Readiness((str(error),))
         if not runners:
             return Readiness(("no Runner is alive: accepted Processes wait",))
+        # With several clusters, one that is silent does not keep work from the others.
         errors = sorted({r.scheduler_error for r in runners if r.scheduler_error})
         if errors and all(runner.scheduler_error for runner in runners):
             return Readiness(tuple(errors))

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
 from slurmbridge.bridge.checks import untrusted
 from slurmbridge.bridge.collect import remove
+from slurmbridge.bridge.deliver import Delivery, Shared
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.bridge.seal import sealing
 from slurmbridge.bridge.standing import Actor
@@ -73,6 +74,7 @@ class DispatchRules:
     retry: timedelta
     signature_required: bool = False
     in_progress: Limits = UNLIMITED
+    delivery: Delivery = field(default_factory=Shared)
     # What submits while the next batch is being prepared.
     beside: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, thread_name_prefix="submit")
 
@@ -113,6 +115,11 @@ class Dispatcher:
         finally:
             self._processes.let_go(taken, runner=self._actor.id)
         return len(taken)
+
+    def mark_revoked(self) -> None:
+        """Let the nodes know which images are revoked. Raises StagingFailed."""
+        revoked = [image for image in self._images.all() if image.revoked_at is not None]
+        self._rules.delivery.revoke(revoked)
 
     def _dispatch(self, pool: Executor, taken: list[str]) -> None:
         waiting: _Waiting | None = None
@@ -182,7 +189,8 @@ class Dispatcher:
         try:
             image = self._image(entry, images)
             self._renderer.avoid(entry.spec)
-            helpers = self._helpers.get()
+            image = self._rules.delivery.image(image)
+            helpers = self._rules.delivery.helpers(self._helpers.get())
             self._check_destination(entry)
             prepared = self._renderer.prepared(entry.id, entry.spec, image)
             folder.make(prepared.command, prepared.environment, prepared.expected_facts)

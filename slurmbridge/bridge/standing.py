@@ -1,7 +1,7 @@
 """Whether a Runner still stands: on the roster, and heard of not long ago."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from slurmbridge.clock import Clock
@@ -108,6 +108,10 @@ class Standing:
     def _still(self, runner: str, count: int) -> tuple[int, int]:
         before, still = self._seen.get(runner, (-1, 0))
         return (count, still + 1) if before == count else (count, 0)
+
+    def count_calls(self, calls: Mapping[str, tuple[int, int]]) -> None:
+        """Add to how often the cluster was asked for what, and how often in vain."""
+        self._roster.count_calls(self.cluster, calls)
 
     def has_role(self, name: str) -> bool:
         """Whether this Runner does something for all: it already did, or nobody else does."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slurmbridge.cli import output
-from slurmbridge.cli.remote import AsJson
+from slurmbridge.cli.remote import AsJson, Cluster
 from slurmbridge.cli.root import session
 from slurmbridge.errors import RequestError, SchedulerUnavailable
 from slurmbridge.model import ComputeCapability, NodeReadiness
 
 if TYPE_CHECKING:
     from slurmbridge.bridge.examine import Examiner
-    from slurmbridge.wiring import Site
+    from slurmbridge.wiring.cluster import ClusterSite
 
 LOOK_SECONDS = 1.0
 
@@ -32,13 +32,14 @@ def doctor(
     timeout: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="How long to wait for answers.")
     ] = 180,
+    cluster: Cluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Examine nodes by a small job on each: whether they can seal and trace, and why not.
 
     The exit code is 0 only if all of them have answered and can seal.
     """
-    site = session(context).site()
+    site = session(context).site().cluster(cluster)
     capability = site.known_capability() if cached else _examined(site, names or [], timeout)
     if capability is None:
         raise SchedulerUnavailable("no Runner has reported on the cluster yet")
@@ -56,7 +57,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _examined(site: "Site", names: Sequence[str], timeout: float) -> ComputeCapability | None:
+def _examined(
+    site: "ClusterSite", names: Sequence[str], timeout: float
+) -> ComputeCapability | None:
     # What a Runner would write to its log stands in the table.
     logging.getLogger("slurmbridge.bridge.examine").addHandler(logging.NullHandler())
     scheduler = site.scheduler()

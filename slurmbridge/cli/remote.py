@@ -19,6 +19,9 @@ ProcessIds = Annotated[list[str], typer.Argument(metavar="ID...")]
 SpecName = Annotated[
     str, typer.Argument(metavar="SPEC", help="A .toml or .json file, or - for JSON on stdin.")
 ]
+Cluster = Annotated[
+    str | None, typer.Option("--cluster", metavar="NAME", help="Instead of the usual one.")
+]
 
 
 class Stream(StrEnum):
@@ -237,10 +240,10 @@ def cancel(context: typer.Context, process_ids: ProcessIds, as_json: AsJson = Fa
         raise RequestError("; ".join(refused))
 
 
-def capabilities(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show what the cluster offers."""
+def capabilities(context: typer.Context, cluster: Cluster = None, as_json: AsJson = False) -> None:
+    """Show what a cluster offers."""
     with session(context).client() as client:
-        capability = client.capability()
+        capability = client.capability(cluster)
     if as_json:
         output.document(capability.model_dump(mode="json"))
         return

@@ -38,9 +38,8 @@ def job_usage(shell: Shell, job_id: int, *, timeout_seconds: float) -> dict[str,
 class CommandScheduler:
     """sbatch, squeue, sacct, scancel, sinfo, scontrol and sacctmgr."""
 
-    name = "commands"
-
-    def __init__(self, shell: Shell, *, timeout_seconds: float) -> None:
+    def __init__(self, shell: Shell, *, timeout_seconds: float, name: str = "commands") -> None:
+        self.name = name
         self._shell = shell
         self._timeout_seconds = timeout_seconds
         self._user: str | None = None

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from slurmbridge.clock import Clock
-from slurmbridge.errors import ReplyUnreadable, SchedulerUnavailable, SubmissionNotSent
+from slurmbridge.errors import OverBudget, ReplyUnreadable, SchedulerUnavailable, SubmissionNotSent
 from slurmbridge.model import ComputeCapability
 from slurmbridge.scheduler import ClusterNode, JobReport, Scheduler, Submission, SubmitOutcome
 
@@ -37,7 +37,8 @@ class Budget:
     def below(self, parameters: str) -> "Budget":
         """This, or half of what Slurm's own limit leaves each user, whichever is less. Pure.
 
-        `parameters` is SlurmctldParameters. Slurm's defaults are those of its page "slurm.conf".
+        `parameters` is what of SlurmctldParameters limits calls. Slurm's defaults are those of its
+        page "slurm.conf".
         """
         words = dict(word.partition("=")[::2] for word in re.split(r"[,\s]+", parameters))
         if "rl_enable" not in words:
@@ -57,6 +58,7 @@ class Bucket:
     """Tokens for calls, refilled as time passes."""
 
     def __init__(self, budget: Budget, monotonic: Callable[[], float]) -> None:
+        self.wished = budget
         self._budget = budget
         self._monotonic = monotonic
         self._tokens = budget.at_once
@@ -225,7 +227,9 @@ class PoliteScheduler:
 
     def capability(self) -> ComputeCapability:
         """See Scheduler.capability."""
-        return self._ask("capability", self._scheduler.capability)
+        capability = self._ask("capability", self._scheduler.capability)
+        self._bucket.set(self._bucket.wished.below(capability.call_limits))
+        return capability
 
     def nodes(self) -> list[ClusterNode]:
         """See Scheduler.nodes."""
@@ -256,15 +260,11 @@ class PoliteScheduler:
         self._bucket.take(tokens)
 
 
-class OverBudget(SubmissionNotSent):
-    """A submission that was not sent, because too much was asked of Slurm already."""
-
-
-def next_look_seconds(poll_seconds: float, took_seconds: float, min_job_age: int | None) -> float:
+def next_look_seconds(poll_seconds: float, rest_seconds: float, min_job_age: int | None) -> float:
     """How long to wait until the next look at the queue. Pure.
 
-    A controller that takes long for an answer has much to do: no more than a twentieth of its time
-    is asked for. But an ended job is known for MinJobAge alone, and has to be seen in it.
+    A controller that takes long for an answer has much to do, and is left to it for a multiple of
+    that time. But an ended job is known for MinJobAge alone, and has to be seen in it.
     """
-    wanted = max(poll_seconds, 20.0 * took_seconds)
+    wanted = max(poll_seconds, rest_seconds)
     return min(wanted, max(poll_seconds, min_job_age / 3)) if min_job_age else wanted

@@ -283,6 +283,7 @@ def read_capability(
         accounts=tuple(sorted({row[0] for row in rows if row[0]})),
         message_timeout_seconds=_seconds(config.stdout, "MessageTimeout"),
         min_job_age_seconds=_seconds(config.stdout, "MinJobAge"),
+        call_limits=_call_limits(config.stdout),
         default_account=next((row[1] for row in rows if len(row) > 1 and row[1]), None),
     )
 
@@ -290,6 +291,12 @@ def read_capability(
 def _seconds(config: str, name: str) -> int | None:
     found = re.search(rf"^{name}\s*=\s*(\d+) sec", config, re.MULTILINE)
     return int(found.group(1)) if found else None
+
+
+def _call_limits(config: str) -> str:
+    found = re.search(r"^SlurmctldParameters\s*=\s*(\S+)", config, re.MULTILINE)
+    words = found.group(1).split(",") if found else ()
+    return ",".join(word for word in words if word.startswith("rl_"))
 
 
 def _with_names(partition: Partition, nodes: Sequence[ClusterNode]) -> Partition:

@@ -34,7 +34,8 @@ class LocalFiles:
             try:
                 one.mkdir(mode=mode & 0o700)
             except FileExistsError:
-                if not parents:
+                # Somebody else may have made it just now.
+                if not parents or not stat.S_ISDIR(one.lstat().st_mode):
                     raise
             else:
                 # The umask may have taken some of it.

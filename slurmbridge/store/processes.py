@@ -340,6 +340,11 @@ class ProcessStore:
         with self._database.write() as connection:
             connection.execute(query)
 
+    def in_progress(self, cluster: str) -> int:
+        """How many Processes were taken on a cluster and not collected yet."""
+        with self._database.read() as connection:
+            return claims.in_progress(connection, cluster).total
+
     def observed(self) -> list[Open]:
         """All Processes whose job has an id and has not been seen to end."""
         query = select(*(PROCESS.c[name] for name in _OPEN_FIELDS)).where(

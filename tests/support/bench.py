@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from typer.testing import CliRunner, Result
 
@@ -133,6 +133,11 @@ class PlayedSite:
         """Be told to stop."""
         os.kill(os.getpid(), signal.SIGTERM)
         self.ran += stop()
+
+    def cluster(self, name: str | None = None) -> Self:
+        """There is one."""
+        assert name is None
+        return self
 
     def scheduler(self) -> PlayedScheduler:
         """One for all."""

@@ -324,7 +324,7 @@ class Bridge:
         """A Runner that does everything at each step."""
         status = RunnerStatus("runner-a", "host", "fake", self.clock(), None)
         cadence = Cadence(
-            idle_seconds=0.001, poll_seconds=1e-9, capability_seconds=1e-9, beat_seconds=1
+            idle_seconds=0.001, poll_seconds=1e-9, capability_seconds=1e-9, beat_seconds=1, rest=0
         )
         clock = Clock(self.clock, time.monotonic, lambda _: None)
         standing = Standing(Roster(self.database), status, Beats(3600), clock)

@@ -18,7 +18,7 @@ from typing import Any
 from slurmbridge.container.helpers import SOURCES, HelperBuilder, source_sha256
 from slurmbridge.model import parse_spec
 from slurmbridge.runner import Verbs
-from slurmbridge.scheduler import Scheduler
+from slurmbridge.scheduler.manners import PoliteScheduler
 from slurmbridge.script import DEFAULT_TEMPLATES
 from slurmbridge.settings import Settings, load
 from slurmbridge.shell import LocalShell
@@ -43,7 +43,7 @@ class Hook:
 class Hooked:
     """One bridge, with everything but Slurm and the images of its own, and its one Process."""
 
-    def __init__(self, hook: Hook, real: Settings, scheduler: Scheduler) -> None:
+    def __init__(self, hook: Hook, real: Settings, scheduler: PoliteScheduler) -> None:
         self.folders = [
             Path(tempfile.mkdtemp(prefix="hooked-", dir=parent))
             for parent in ("/var/lib/slurmbridge", real.contexts)
@@ -74,10 +74,14 @@ class Hooked:
             site.build_helpers()
         self.processes = ProcessStore(database)
         self.process_id = site.desk().submit(parse_spec(hook.spec), by="hook").id
-        self.verbs: Verbs = site.runner(scheduler).verbs
+        runner = site.cluster().runner(scheduler)
+        self.standing = runner.standing
+        self.standing.enter()
+        self.verbs: Verbs = runner.verbs
 
     def goes_on(self) -> bool:
         """Do what is due; whether more will be."""
+        self.standing.beat()
         self.verbs.dispatcher.dispatch()
         self.verbs.observer.observe()
         self.verbs.collector.collect()
@@ -110,7 +114,7 @@ def _now() -> datetime:
 def run_all(hooks: list[Hook]) -> list[dict[str, Any]]:
     """Run all of them to their ends, at the same time."""
     real = load()
-    scheduler = Site(real).scheduler()
+    scheduler = Site(real).cluster().scheduler()
     bridges: list[Hooked] = []
     try:
         bridges += [Hooked(hook, real, scheduler) for hook in hooks]

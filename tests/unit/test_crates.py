@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from slurmbridge.bridge.crates import CratePacker
+from slurmbridge.bridge.crates import CratePacker, Usage
 from slurmbridge.context.results import Results
 from slurmbridge.errors import (
     IllegalTransition,
@@ -34,15 +34,15 @@ USED = {"JobID": "1", "AllocTRES": "cpu=1,mem=1G", "MaxRSS": "5184K"}
 BOTH = pytest.mark.parametrize("five_safes", [False, True])
 
 
-def accounting(_job_id: int) -> Mapping[str, str]:
+def accounting(_cluster: str, _job_id: int) -> Mapping[str, str]:
     return USED
 
 
-def silent(_job_id: int) -> Mapping[str, str]:
+def silent(_cluster: str, _job_id: int) -> Mapping[str, str]:
     raise SchedulerUnavailable("sacct ended with 1: Connection refused")
 
 
-def packer(bridge: Bridge, usage: Callable[[int], Mapping[str, str]] = accounting) -> CratePacker:
+def packer(bridge: Bridge, usage: Usage = accounting) -> CratePacker:
     images = ImageStore(bridge.database)
     return CratePacker(bridge.processes, images, Results(bridge.stores), usage)
 
@@ -79,7 +79,7 @@ def unpacked(target: Path, bridge: Bridge, wanted: str, *, five_safes: bool) -> 
 def packed(
     bridge: Bridge,
     wanted: str,
-    usage: Callable[[int], Mapping[str, str]] = accounting,
+    usage: Usage = accounting,
     *,
     five_safes: bool = False,
 ) -> Path:
@@ -198,13 +198,13 @@ def test_while_accounting_is_silent_nothing_is_written(bridge: Bridge, five_safe
 def test_while_accounting_does_not_know_the_end_nothing_is_written(bridge: Bridge) -> None:
     wanted = finished(bridge)
     with pytest.raises(SchedulerUnavailable, match="does not know yet how job"):
-        packed(bridge, wanted, lambda _: {"State": "RUNNING", "End": "Unknown"})
+        packed(bridge, wanted, lambda _cluster, _job: {"State": "RUNNING", "End": "Unknown"})
     assert left_over(bridge) == set()
 
 
 def test_a_job_that_accounting_does_not_know_yet_is_packed_without_its_use(bridge: Bridge) -> None:
     wanted = finished(bridge)
-    found = described(packed(bridge, wanted, lambda _: {}))
+    found = described(packed(bridge, wanted, lambda _cluster, _job: {}))
     assert "resourceUsage" not in found[f"#run-{wanted}"]
     assert not [at for at in found if at.startswith("#usage/")]
 

@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurmbridge.clock import Clock
-from slurmbridge.errors import SchedulerUnavailable, SubmissionNotSent
+from slurmbridge.errors import OverBudget, SchedulerUnavailable, SubmissionNotSent
 from slurmbridge.scheduler import Scheduler, Submission
 from slurmbridge.scheduler.manners import (
     Breaker,
     Bucket,
     Budget,
-    OverBudget,
     Patience,
     PoliteScheduler,
     next_look_seconds,
@@ -188,17 +187,17 @@ def test_calls_and_failures_are_counted_and_told_once(slurm: HookedScheduler, ha
 
 
 @pytest.mark.parametrize(
-    ("poll", "took", "age", "seconds"),
+    ("poll", "rest", "age", "seconds"),
     [
-        (2, 0.03, 300, 2),
-        (2, 1.0, 300, 20),
-        (2, 60, 300, 100),
-        (2, 60, None, 1200),
-        (5, 0.01, 2, 5),
-        (2, 10, 6, 2),
+        (2, 0.6, 300, 2),
+        (2, 20, 300, 20),
+        (2, 1200, 300, 100),
+        (2, 1200, None, 1200),
+        (5, 0.2, 2, 5),
+        (2, 200, 6, 2),
     ],
 )
 def test_the_queue_is_looked_at_as_often_as_the_controller_can_bear(
-    poll: float, took: float, age: int | None, seconds: float
+    poll: float, rest: float, age: int | None, seconds: float
 ) -> None:
-    assert next_look_seconds(poll, took, age) == seconds
+    assert next_look_seconds(poll, rest, age) == seconds

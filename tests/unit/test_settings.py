@@ -47,11 +47,64 @@ def test_what_must_be_said_is_enough(write: Write) -> None:
     assert settings.api.host == "127.0.0.1"
 
 
-@pytest.mark.parametrize("key", ["contexts", "images", "stores"])
+@pytest.mark.parametrize("key", ["images", "stores"])
 def test_what_must_be_said_and_is_not_is_named(key: str, write: Write) -> None:
     lines = [line for line in MINIMAL.splitlines() if not line.startswith(key)]
     text = "\n".join(lines) if key != "stores" else "\n".join(MINIMAL.splitlines()[:3])
     assert f"{key}: Field required" in refused(write(text))
+
+
+CLUSTERS = (
+    MINIMAL.replace('contexts = "/shared/contexts"\n', "")
+    + """
+[clusters.near]
+contexts = "/shared/contexts"
+[clusters.far]
+contexts = "/scratch/contexts"
+images = "/scratch/images"
+slurm.transport = "ssh"
+ssh.host = "login.far.example"
+ssh.known_hosts = "/etc/slurmbridge/known_hosts"
+"""
+)
+
+
+def test_without_contexts_or_clusters_there_is_nothing_to_run_on(write: Write) -> None:
+    assert "contexts: is missing" in refused(write(MINIMAL.replace("contexts =", "# ")))
+
+
+def test_one_cluster_is_called_default_and_meant(write: Write) -> None:
+    settings = load(write(MINIMAL))
+    assert list(settings.by_cluster) == ["default"]
+    assert settings.usual_cluster == "default"
+
+
+def test_of_several_clusters_none_is_meant_unless_it_is_said(write: Write) -> None:
+    settings = load(write(CLUSTERS))
+    assert list(settings.by_cluster) == ["near", "far"]
+    assert settings.usual_cluster is None
+    assert not settings.by_cluster["near"].remote_files
+    assert settings.by_cluster["far"].remote_files
+    said = load(write('default_cluster = "far"\n' + CLUSTERS))
+    assert said.usual_cluster == "far"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('contexts = "/a"\n' + CLUSTERS, "contexts stand below clusters.NAME"),
+        (CLUSTERS + "[slurm]\npoll_seconds = 1", "slurm stand below clusters.NAME"),
+        ('default_cluster = "x"\n' + CLUSTERS, "default_cluster names no cluster: 'x'"),
+        (CLUSTERS.replace('ssh.host = "login.far.example"\n', ""), "clusters.far.ssh.host"),
+        (CLUSTERS.replace('images = "/scratch/images"\n', ""), "need `images`"),
+        (CLUSTERS.replace('slurm.transport = "ssh"\n', ""), 'slurm.transport is not "ssh"'),
+        (CLUSTERS + '[clusters.b]\ncontexts = "/b"\nfiles = "sftp"', "needs a table `ssh`"),
+        (CLUSTERS.replace("clusters.far", "clusters.FAR"), "clusters.FAR"),
+        (CLUSTERS.replace("login.far.example", "-oProxyCommand=x"), "clusters.far.ssh.host"),
+    ],
+)
+def test_what_of_clusters_cannot_be_meant_is_refused(text: str, part: str, write: Write) -> None:
+    assert part in refused(write(text))
 
 
 @pytest.mark.parametrize(
@@ -206,4 +259,5 @@ def test_each_value_is_told_with_its_origin(write: Write, monkeypatch: pytest.Mo
 def test_every_setting_has_an_origin(write: Write) -> None:
     path = write(MINIMAL)
     keys = {key.partition(".")[0] for key, _, _ in origins(load(path), path)}
-    assert keys == set(Settings.model_fields)
+    # Without clusters there is nothing below it.
+    assert keys == set(Settings.model_fields) - {"clusters"}
