@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slurmbridge.cli import attested, output, progress, specfile, traces
+from slurmbridge.cli import attested, output, progress, reasons, specfile, traces
 from slurmbridge.cli.root import session
 from slurmbridge.client import Client
 from slurmbridge.errors import RequestError
@@ -34,7 +34,18 @@ class Stream(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, ps, show, wait, logs, traces.trace, cancel, capabilities, script):
+    for command in (
+        submit,
+        ps,
+        show,
+        wait,
+        logs,
+        traces.trace,
+        cancel,
+        capabilities,
+        clusters,
+        script,
+    ):
         app.command()(command)
 
 
@@ -116,6 +127,9 @@ def show(
     with_events: Annotated[
         bool, typer.Option("--events", help="Also what was observed and done.")
     ] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="How it came to its state, and by what evidence, instead.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Verify the attestation of its container instead.")
     ] = False,
@@ -134,8 +148,11 @@ def show(
     """
     if key is not None and not verify:
         raise RequestError("--key goes with --verify: without it nothing is verified")
-    if with_events and verify:
-        raise RequestError("--events and --verify exclude each other")
+    if with_events + verify + why > 1:
+        raise RequestError("--events, --why and --verify exclude each other")
+    if why:
+        reasons.show(context, process_id, as_json)
+        return
     if verify:
         attested.verify(context, process_id, key, as_json)
         return
@@ -238,6 +255,28 @@ def cancel(context: typer.Context, process_ids: ProcessIds, as_json: AsJson = Fa
             typer.echo(f"{process.id} {process.state}")
     if refused:
         raise RequestError("; ".join(refused))
+
+
+def clusters(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show the clusters of the site, and how it goes there."""
+    with session(context).client() as client:
+        found = client.clusters()
+    if as_json:
+        output.document({"clusters": output.values(found)})
+        return
+    output.table(
+        ("CLUSTER", "RUNNERS", "SLURM", "IN PROGRESS", "CALLS TO SLURM"),
+        (
+            (
+                f"{entry.name}{' (usual)' if entry.usual else ''}",
+                str(entry.runners),
+                "answers" if entry.reached else "; ".join(entry.problems) or "nobody asks",
+                str(entry.in_progress),
+                " ".join(f"{kind}={n}" for kind, n in sorted(entry.scheduler_calls.items())),
+            )
+            for entry in found
+        ),
+    )
 
 
 def capabilities(context: typer.Context, cluster: Cluster = None, as_json: AsJson = False) -> None:

@@ -49,14 +49,20 @@ def test_a_killed_runner_is_replaced_and_its_processes_end_once(
 ) -> None:
     running = client.submit(parse_spec({**SMALL, "command": ["sleep", "5"]}))
     until("job", lambda: client.get(running.id).job_id)
+    serving = _serving(bridge)
     bridge.must("bridge", "pkill", "-KILL", "-f", "slurmbridge.cli runner")
-    until("API", lambda: _answers(client))
+    # The API ends with it, a moment later, and both begin anew.
+    until("API", lambda: _serving(bridge) not in {"", serving} and _answers(client))
     later = client.submit(parse_spec({**SMALL, "command": ["true"]}))
     for process in (running, later):
         ended = client.wait(process.id, timeout_seconds=90, poll_seconds=0.2)
         assert ended.state is ProcessState.COMPLETE
         names = bridge.must("bridge", "squeue", "--me", "--states=all", "-ho", "%j").split()
         assert names.count(process.job_name) == 1
+
+
+def _serving(bridge: Cluster) -> str:
+    return bridge.run("bridge", "pgrep", "-f", "slurmbridge.cli serve").stdout.strip()
 
 
 def _answers(client: Client) -> bool:

@@ -17,7 +17,7 @@ from slurmbridge.cli.root import Session
 from slurmbridge.client import Client
 from slurmbridge.errors import BridgeUnreachable
 from slurmbridge.lifecycle import Phase, ProcessState
-from slurmbridge.model import Process
+from slurmbridge.model import Process, parse_spec
 from slurmbridge.store import Change, ProcessStore
 from tests.support.bench import Bench, PlayedSite, refused
 from tests.support.front import NOW, SPEC, opened
@@ -324,3 +324,29 @@ def test_commands_for_submitters_load_no_server() -> None:
         "sys.exit(str(found) if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_why_tells_the_state_and_each_move_with_its_evidence(bench: Bench) -> None:
+    process = bench.front.desk.submit(parse_spec(SPEC), by="alice")
+    moves = [
+        (ProcessState.QUEUED, ProcessState.RUNNING, Phase.SUBMITTED, "squeue", "job 7 is RUNNING"),
+        (ProcessState.RUNNING, ProcessState.RUNNING, Phase.SUBMITTED, "runner", "no move"),
+        (ProcessState.RUNNING, ProcessState.COMPLETE, Phase.DONE, "runner", "it is over"),
+    ]
+    phase = Phase.ACCEPTED
+    for before, after, next_phase, source, detail in moves:
+        values = {"job_id": 7, "exit_code": 0, "slurm_state": "COMPLETED"}
+        entry = Change(process.id, before, after, phase, next_phase, source, detail, values)
+        ProcessStore(bench.front.database).apply([entry], runner=None, now=NOW)
+        phase = next_phase
+    text = bench.run("show", process.id, "--why").stdout
+    first, _, *lines = text.splitlines()
+    assert first == (
+        f"{process.id} is COMPLETE: the program ended with exit code 0 (job 7, COMPLETED)"
+    )
+    assert [line.split()[2] for line in lines[1:]] == ["QUEUED", "RUNNING", "COMPLETE"]
+    assert "squeue" in text
+    assert "no move" not in text
+    shown = bench.json("show", process.id, "--why")
+    assert [move["source"] for move in shown["transitions"]] == ["api", "squeue", "runner"]
+    assert refused(bench.run("show", process.id, "--why", "--events"))
