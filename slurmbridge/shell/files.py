@@ -1,4 +1,5 @@
-"""What it is to work with files on a host. Nothing is ever followed.
+"""What it is to work with files on a host. What a path names is never followed when it is a link;
+the folders above it may be links, as administrators make them, except below a `root`.
 
 All paths are absolute, as in `shutil` and `os`; names that are no UTF-8 come with surrogate
 escapes. What is wrong with a file is an OSError with its errno (FileNotFoundError, ...), as if it
