@@ -20,6 +20,8 @@ from slurmbridge.scheduler.manners import Tally, next_look_seconds
 from slurmbridge.store import ProcessStore, SiteStore
 
 log = logging.getLogger(__name__)
+# How many times less often Slurm is asked about jobs while there are none.
+_QUIET = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,10 @@ class Runner:
             self._attempt("mark revoked images", self.verbs.dispatcher.mark_revoked)
         moved += self._attempt("collect", self.verbs.collector.collect)
         if self.standing.scheduler_error is None:
-            moved += self._attempt("dispatch", self.verbs.dispatcher.dispatch)
+            dispatched = self._attempt("dispatch", self.verbs.dispatcher.dispatch)
+            if dispatched:
+                self._look_within(self._cadence.poll_seconds)
+            moved += dispatched
             # Last, and never counted: no Process waits for it.
             examiner = self.verbs.examiner if observes else None
             if examiner and self._is_due("examine", self._cadence.poll_seconds):
@@ -127,6 +132,10 @@ class Runner:
         """Of all Runners for a cluster, one looks at it: more would only ask Slurm more often."""
         name = f"{role} {self.standing.cluster}"
         return self._attempt("take a role", lambda: int(self.standing.has_role(name))) > 0
+
+    def _look_within(self, seconds: float) -> None:
+        soon = self._clock.monotonic() + seconds
+        self._due["look"] = min(self._due.get("look", soon), soon)
 
     def _count(self) -> None:
         if self.verbs.tally is not None and (calls := self.verbs.tally.take()):
@@ -146,6 +155,9 @@ class Runner:
         ended = self._clock.monotonic()
         rest = self._cadence.rest * (ended - began)
         wait = next_look_seconds(self._cadence.poll_seconds, rest, self._min_job_age)
+        if not still_open:
+            # Slurm has nothing to tell but that it lives.
+            wait = max(wait, _QUIET * self._cadence.poll_seconds)
         self._due["look"] = ended + wait
         running = [row.id for row in still_open if row.state is ProcessState.RUNNING]
         self._attempt("keep logs", lambda: self.verbs.logs.keep(running))

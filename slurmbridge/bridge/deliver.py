@@ -37,7 +37,8 @@ class Delivery(Protocol):
         ...
 
     def revoke(self, images: Sequence[Image]) -> None:
-        """See to it that jobs which wait in Slurm do not start with one that is revoked.
+        """See to it that jobs which wait in Slurm do not start with one that is revoked, and that
+        there is a folder for images.
 
         Raises:
             StagingFailed
@@ -96,12 +97,13 @@ class Sent:
 
     def revoke(self, images: Sequence[Image]) -> None:
         """See Delivery."""
+        # The nodes are asked whether they see it.
+        self._make_folder(self._folder)
         for image in images:
             marker = revocation_marker(self._place(image))
             if marker in self._there:
                 continue
             try:
-                self._files.make_folder(self._folder, mode=0o750, parents=True)
                 self._files.write(marker, f"{image.revoked_reason}\n".encode(), mode=0o440)
             except OSError as error:
                 raise StagingFailed(f"{marker} cannot be written: {error.strerror}") from error
