@@ -14,10 +14,11 @@ from collections import deque
 from typing import NamedTuple
 
 from slurmbridge.trace.lines import error_of, number_of
-from slurmbridge.trace.living import Birth, Kind, Order, Process, Thread
+from slurmbridge.trace.living import FORKS, Birth, Kind, Order, Seen, Thread
 
-FORKS = frozenset({b"fork", b"vfork", b"clone", b"clone3"})
-_FLAG = re.compile(rb"CLONE_[A-Z]+")
+__all__ = ["FORKS", "Births", "Origin", "birth"]
+
+_FLAG = re.compile(rb"CLONE_[A-Z_]+")
 _RESULT = re.compile(rb"\) += (.+)$")
 # More calls without a child than threads can live: the trace is damaged.
 _MOST = 65_536
@@ -25,35 +26,17 @@ _MOST = 65_536
 _MOST_ALIKE = 256
 # Numbers go up, and begin anew at the end: nearer ones than this were given in their order.
 _NEAR = 8192
-_MOST_WAITING = 512
 
 
 def birth(name: bytes, text: bytes, caller: Thread, line: int) -> Birth:
     """The birth that a call announces; `text` holds at least its flags."""
-    flags = set(_FLAG.findall(text)) if name.startswith(b"clone") else set()
+    flags = _FLAG.findall(text) if name.startswith(b"clone") else ()
     thread = b"CLONE_THREAD" in flags
     sibling = b"CLONE_PARENT" in flags and not thread
     shares = b"CLONE_FS" in flags
     apart = b"CLONE_NEWPID" in flags
     kind = Kind(caller.process, caller.folder, thread, shares, sibling, apart, not caller.certain)
     return Birth(kind, line, caller.process.counts_as_strace is True)
-
-
-class Seen(NamedTuple):
-    """A number that is not known: in which line it was seen first, and what its lines tell."""
-
-    pid: int
-    line: int
-    # It has executed a program under its own number. A thread gets that of the first thread.
-    leads: bool = False
-    # A thread of this process, which has executed a program.
-    group: Process | None = None
-
-    def fits(self, kind: Kind) -> bool:
-        """Whether it can be a child of such a call."""
-        if self.group is not None:
-            return kind.thread and kind.parent is self.group
-        return not (self.leads and kind.thread)
 
 
 class Origin(NamedTuple):
@@ -67,6 +50,8 @@ class Origin(NamedTuple):
 class _Group:
     """Pools of which children were taken without knowing whose; `left` more are to be seen."""
 
+    __slots__ = ("left", "pools")
+
     def __init__(self, pool: "_Pool") -> None:
         self.pools = {pool: None}
         self.left = 0
@@ -74,6 +59,8 @@ class _Group:
 
 class _Pool:
     """The calls of one kind, of which `left` at most have a child that was not seen."""
+
+    __slots__ = ("births", "earliest", "group", "kind", "latest", "left", "newest", "pending")
 
     def __init__(self, kind: Kind, begun: int) -> None:
         self.kind = kind
@@ -96,6 +83,65 @@ class _Own:
         self.taken: set[int] = set()
 
 
+class _Found:
+    """The kinds that were found for the numbers that wait, until something may change them.
+
+    What a call or a number does to others depends on what stands before it: most do nothing to
+    those that were seen earlier. In doubt, all are sought anew.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[int, tuple[Seen, list[_Pool | _Own]]] = {}
+        # The highest of the numbers, and the last line in which one was seen first.
+        self._highest = self._line = 0
+        # The last line in which a call began whose number is lower than one of these.
+        self._below = 0
+        # A kind was left out for what is known of other numbers.
+        self._left_out = False
+        # How often all were given up.
+        self.times = 0
+
+    def get(self, seen: Seen) -> list[_Pool | _Own] | None:
+        """What was found for it, if that still holds."""
+        known = self._kinds.get(seen.pid)
+        return known[1] if known is not None and known[0] is seen else None
+
+    def keep(self, seen: Seen, kinds: list[_Pool | _Own], below: int, left_out: bool) -> None:
+        """What was found for one more number."""
+        self._kinds[seen.pid] = seen, kinds
+        self._highest = max(self._highest, seen.pid)
+        self._line = max(self._line, seen.line)
+        self._below = max(self._below, below)
+        self._left_out = self._left_out or left_out
+
+    def drop(self, pid: int) -> None:
+        """The number waits no longer."""
+        if self._kinds.pop(pid, None) is not None and not self._kinds:
+            self.clear()
+
+    def clear(self) -> None:
+        """Anything may have changed."""
+        self.times += 1
+        self._kinds.clear()
+        self._highest = self._line = self._below = 0
+        self._left_out = False
+
+    def kind(self, earliest: int, others: int) -> None:
+        """There is a kind more or less, beside so many others."""
+        if earliest < self._line or others <= 1:
+            self.clear()
+
+    def call(self, line: int) -> None:
+        """One of a kind has begun or ended."""
+        if self._left_out or line < self._below:
+            self.clear()
+
+    def order(self, number: int, line: int) -> None:
+        """More is known of a number; its call returned in that line, if it has."""
+        if self._left_out or number < self._highest or 0 < line < self._line:
+            self.clear()
+
+
 class Births:
     """The calls that still lack a child."""
 
@@ -112,9 +158,15 @@ class Births:
         self._last = 0
         self._wrapped = 0
         self._matched: dict[int, Origin] = {}
+        self._found = _Found()
 
     def __len__(self) -> int:
         return self._size + len(self._given) + sum(len(own.births) for own in self._own.values())
+
+    @property
+    def changes(self) -> int:
+        """Goes up when those of whom `several` told something have to be asked about anew."""
+        return self._found.times
 
     def add(self, birth: Birth) -> None:
         """A call has begun."""
@@ -124,13 +176,16 @@ class Births:
             if own is None:
                 own = self._own[kind] = _Own(kind)
             own.births[id(birth)] = birth
+            self._found.clear()
             return
         if self._size >= _MOST:
             self._lost = True
             self._dissolve(next(iter(self._pools.values())))
         pool = self._pools.get(kind)
         if pool is None:
+            self._found.kind(birth.begun, len(self._pools))
             pool = self._pools[kind] = _Pool(kind, birth.begun)
+        self._found.call(birth.begun)
         pool.births[id(birth)] = birth
         pool.newest = birth.begun
         pool.pending += 1
@@ -148,6 +203,7 @@ class Births:
         birth.given, birth.line = number, line
         if birth.order is not None:
             birth.order.line = line
+            self._found.order(birth.order.number, line)
         if birth.own:
             self._returned_own(birth, number)
             return
@@ -158,15 +214,17 @@ class Births:
             return
         pool.pending -= 1
         pool.latest = line
+        self._found.call(line)
         if failed:
             self._remove(birth, pool)
         elif number is not None and birth.kind.parent.counts_as_strace is None:
-            self._given[number] = birth
+            self._give(number, birth)
 
     def _returned_own(self, birth: Birth, number: int | None) -> None:
         own = self._own.get(birth.kind)
         if own is None or own.births.pop(id(birth), None) is None:
             return
+        self._found.clear()
         if not own.births:
             del self._own[birth.kind]
         if number is None:
@@ -178,12 +236,17 @@ class Births:
         # Also where another number was taken for this one's.
         if len(self._given) >= _MOST:
             del self._given[next(iter(self._given))]
+        self._give(number, birth)
+
+    def _give(self, number: int, birth: Birth) -> None:
         self._given[number] = birth
+        self._found.clear()
 
     def abandoned(self, birth: Birth, line: int) -> None:
         """The caller has ended before the call did: nobody knows whether there is a child."""
         if birth.sole:
             return
+        self._found.clear()
         pool, own = self._pools.get(birth.kind), self._own.get(birth.kind)
         if birth.own and own is not None and own.births.pop(id(birth), None) is not None:
             full = len(own.taken) > len(own.births)
@@ -203,15 +266,14 @@ class Births:
         pool.pending -= 1
         pool.latest = line
 
-    def several(self, seen: Seen) -> list["_Pool | _Own"]:
-        """The kinds of calls that a number may belong to, if waiting may tell more of it."""
+    def several(self, seen: Seen) -> bool:
+        """Whether it may belong to several kinds of calls, so that waiting may tell more of it."""
         # Nearly always there is one kind.
         if len(self._pools) + len(self._own) < 2:
-            return []
+            return False
         if seen.pid in self._matched or seen.pid in self._given:
-            return []
-        feasible = self._feasible(seen)
-        return feasible if len(feasible) > 1 else []
+            return False
+        return len(self._feasible(seen)) > 1
 
     def take(self, seen: Seen, *, certain: bool = True) -> Origin:
         """The call whose child a number is."""
@@ -220,14 +282,19 @@ class Births:
             # The numbers have begun anew, or an old thread says something at last.
             self._wrapped = seen.line
             self._orders.clear()
+            self._found.clear()
         self._last = pid
         if (matched := self._matched.pop(pid, None)) is not None:
             return matched
         if (exact := self._given.pop(pid, None)) is not None:
+            self._found.drop(pid)
             if (pool := self._pools.get(exact.kind)) and id(exact) in pool.births:
                 self._remove(exact, pool)
             return self._identified(exact, pid)
-        feasible = self._feasible(seen)
+        feasible = self._found.get(seen)
+        if feasible is None:
+            feasible, _, _ = self._search(seen)
+        self._found.drop(pid)
         if not feasible:
             return Origin(None)
         if len(feasible) > 1 and any(isinstance(kind, _Own) for kind in feasible):
@@ -237,6 +304,7 @@ class Births:
         certain = certain and not chosen.kind.doubtful
         if isinstance(chosen, _Own):
             chosen.taken.add(pid)
+            self._found.clear()
             return Origin(chosen.kind, certain)
         if certain and chosen.left == chosen.group.left == len(chosen.births) == 1:
             (birth,) = chosen.births.values()
@@ -267,6 +335,7 @@ class Births:
             parent.counts_as_strace = birth.given == pid
         birth.order = Order(pid, birth.begun, birth.line)
         self._orders.append(birth.order)
+        self._found.order(pid, birth.line)
         return Origin(birth.kind, True, birth)
 
     def _remove(self, birth: Birth, pool: _Pool) -> None:
@@ -295,9 +364,18 @@ class Births:
         pool.group.pools.pop(pool, None)
         if self._pools.get(pool.kind) is pool:
             del self._pools[pool.kind]
+            self._found.kind(pool.earliest, len(self._pools))
 
     def _feasible(self, seen: Seen) -> list["_Pool | _Own"]:
-        """The kinds of calls that the number may belong to.
+        """The kinds of calls that the number may belong to; kept until it is let in."""
+        known = self._found.get(seen)
+        if known is None:
+            known, below, left_out = self._search(seen)
+            self._found.keep(seen, known, below, left_out)
+        return known
+
+    def _search(self, seen: Seen) -> tuple[list["_Pool | _Own"], int, bool]:
+        """These kinds; the last line in which a lower number's call began; are others left out.
 
         A call that returned before another began got the lower number in every namespace.
         (alloc_pid of the kernel gives the number of each namespace under a lock
@@ -310,41 +388,52 @@ class Births:
             and seen.fits(own.kind)
             and next(iter(own.births.values())).begun < seen.line
         ]
-        below, above, pid = 0, sys.maxsize, seen.pid
+        below, above, left_out = 0, sys.maxsize, False
         if len(self._pools) + len(found) > 1:
-            for order in self._orders:
-                apart = pid - order.number
-                if apart > 0:
-                    if apart < _NEAR and order.begun > below:
-                        below = order.begun
-                elif -_NEAR < apart < 0 and 0 < order.line < above:
-                    above = order.line
+            below, above = self._between(seen.pid)
         for pool in self._pools.values():
             if pool.earliest >= seen.line or not seen.fits(pool.kind):
                 continue
             before = not pool.pending and pool.latest < below
             if pool.earliest <= self._wrapped or not (before or pool.earliest > above):
                 found.append(pool)
-        return found
+            else:
+                left_out = True
+        return found, below, left_out
 
-    def match(self, waiting: list[tuple[Seen, list["_Pool | _Own"]]]) -> bool:
+    def _between(self, pid: int) -> tuple[int, int]:
+        """The last line in which a lower number's call began, the first of a higher one's end."""
+        below, above = 0, sys.maxsize
+        for order in self._orders:
+            apart = pid - order.number
+            if apart > 0:
+                if apart < _NEAR and order.begun > below:
+                    below = order.begun
+            elif -_NEAR < apart < 0 and 0 < order.line < above:
+                above = order.line
+        return below, above
+
+    def match(self, waiting: list[Seen]) -> bool:
         """Where as many wait as calls are left, each is somebody's: in their order."""
         pools: dict[_Pool, None] = {}
-        for _, feasible in waiting:
-            for kind in feasible:
+        left = len(waiting)
+        for seen in waiting:
+            for kind in self._feasible(seen):
                 if kind in pools:
                     continue
-                if not isinstance(kind, _Pool) or not _plain(kind):
+                left -= len(kind.births)
+                if left < 0 or not isinstance(kind, _Pool) or not _plain(kind):
                     return False
                 pools[kind] = None
-        numbers = sorted((seen for seen, _ in waiting), key=lambda seen: seen.pid)
-        births = [birth for pool in pools for birth in pool.births.values()]
-        if not births or len(births) != len(numbers):
+        if left or not pools:
             return False
+        numbers = sorted(waiting, key=lambda seen: seen.pid)
+        births = [birth for pool in pools for birth in pool.births.values()]
         births.sort(key=lambda birth: birth.given or 0)
         ordered = not self._lost and numbers[-1].pid - numbers[0].pid < _NEAR
         ordered = ordered and min(birth.begun for birth in births) > self._wrapped
         ordered = ordered and _agrees(births, numbers)
+        self._found.clear()
         for birth in births:
             self._remove(birth, self._pools[birth.kind])
         apart = _apart(births)
@@ -404,77 +493,3 @@ def _apart(births: list[Birth]) -> list[tuple[int, int]]:
             until = max(until, births[index].line)
     ends.extend(told[index] for index in range(len(births)))
     return ends
-
-
-class Waiting:
-    """The lines of a number whose parent is not known yet."""
-
-    def __init__(self, pid: int, line: int) -> None:
-        self.seen = Seen(pid, line)
-        self.lines: list[tuple[int, bytes, re.Match[bytes]]] = []
-        self.size = 0
-        # The first line in which it may have started somebody.
-        self.forks = sys.maxsize
-        self.ended = False
-
-    def add(self, number: int, line: bytes, head: re.Match[bytes]) -> bool:
-        """One more line; whether it tells something of the parent."""
-        first = not self.lines
-        self.lines.append((number, line, head))
-        name = head[5]
-        self.size += len(line)
-        if name is None:
-            self.ended = b" +++ " in line and line.endswith(b" +++")
-        elif name in FORKS:
-            self.forks = min(self.forks, number)
-        elif name.startswith(b"execve") and line.endswith(b" = 0"):
-            self.seen = self.seen._replace(leads=True)
-            return True
-        return first
-
-    @property
-    def full(self) -> bool:
-        """Whether the next line is too much, or somebody else's."""
-        return self.ended or len(self.lines) >= _MOST_WAITING
-
-
-class Queue:
-    """All that wait, in the order of their first lines."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, Waiting] = {}
-        # The bytes of all lines.
-        self.held = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def get(self, pid: bytes) -> Waiting | None:
-        """The one with this number."""
-        return self._waiting.get(int(pid)) if self._waiting else None
-
-    def all(self) -> list[Waiting]:
-        """The oldest first."""
-        return list(self._waiting.values())
-
-    def add(self, waiting: Waiting, number: int, line: bytes, head: re.Match[bytes]) -> bool:
-        """One more line of it; whether that tells something of the parent."""
-        self._waiting[waiting.seen.pid] = waiting
-        self.held += len(line)
-        return waiting.add(number, line, head)
-
-    def remove(self, waiting: Waiting) -> None:
-        """It waits no longer."""
-        if self._waiting.pop(waiting.seen.pid, None) is not None:
-            self.held -= waiting.size
-
-    def barrier(self) -> int:
-        """What is seen later may be started by one that waits itself."""
-        if not self._waiting:
-            return sys.maxsize
-        return min(one.forks for one in self._waiting.values())
-
-    def able(self) -> list[Waiting]:
-        """Those that no other one can have started."""
-        barrier = self.barrier()
-        return [one for one in self._waiting.values() if one.seen.line <= barrier]

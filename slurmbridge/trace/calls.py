@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from slurmbridge.trace.events import (
     Access,
@@ -46,7 +47,8 @@ _REFUSED_KEPT = 200
 _MOST_PATHS = 128
 
 
-class Call(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Call:
     """One whole call; `text` is what follows the opening bracket."""
 
     line: int
@@ -291,8 +293,8 @@ def executed(call: Call) -> Executed | None:
         at, decoration, path, argv, _, result = found.groups()
         name = resolved(base_of(thread, at, decoration), path)
     items = _ARGUMENT(argv or b"")
-    arguments = tuple(plain(text) for text, _, dots in items if not dots)
-    whole = argv is not None and not any(cut or dots for _, cut, dots in items)
+    arguments = tuple([plain(text) for text, _, dots in items if not dots])
+    whole = argv is not None and not any([cut or dots for _, cut, dots in items])
     key = thread.process.key
     return Executed(call.line, call.time, key, name, arguments, whole, error_of(result))
 
@@ -408,6 +410,8 @@ def moved_between(call: Call) -> tuple[Happening, ...] | None:
 
 def transferred(line: int, time: int, process: Process) -> tuple[Happening, ...]:
     """What was counted since it was last told."""
+    if not process.bytes_moved:
+        return ()
     told = tuple(
         Transferred(line, time, process.key, plain(path), read, written)
         for path, (read, written) in process.bytes_moved.items()

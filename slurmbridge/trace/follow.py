@@ -5,8 +5,9 @@ The state is that of the processes and threads that live at the same time; nothi
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from slurmbridge.trace.births import FORKS, Births, Origin, Queue, Waiting, birth
+from slurmbridge.trace.births import FORKS, Births, Origin, birth
 from slurmbridge.trace.calls import Call, executed, refused, signalled, transferred
 from slurmbridge.trace.calls import end_of as end_of_call
 from slurmbridge.trace.events import (
@@ -29,14 +30,7 @@ from slurmbridge.trace.lines import (
     error_of,
     without_unfinished,
 )
-from slurmbridge.trace.living import (
-    Begin,
-    Counts,
-    Folder,
-    Pending,
-    Process,
-    Thread,
-)
+from slurmbridge.trace.living import Begin, Counts, Folder, Pending, Process, Queue, Thread, Waiting
 from slurmbridge.trace.readers import (
     EXECS,
     INSIDE,
@@ -178,13 +172,13 @@ class Follower:
             waiting = None
         if waiting is None:
             waiting = Waiting(int(pid), number)
-            if not self._births.several(waiting.seen) and self._waiting.barrier() > number:
+            if not self._births.several(waiting.seen) and self._waiting.barrier > number:
                 waiting.lines.append((number, line, head))
                 return told + self._let_in(waiting, certain=True)
         if self._waiting.add(waiting, number, line, head):
             told += self._release()
         if self._waiting.held > _MOST_HELD:
-            told += self._let_in(self._waiting.all()[0])
+            told += self._let_in(self._waiting.oldest())
         return told
 
     def _let_in(self, waiting: Waiting, *, certain: bool = False) -> list[Happening]:
@@ -206,8 +200,9 @@ class Follower:
 
     def _begin_thread(self, number: int, time: int, pid: bytes, origin: Origin) -> list[Happening]:
         kind, certain, found = origin
-        folder = Folder()
-        if kind is not None:
+        if kind is None:
+            folder = Folder()
+        else:
             folder = kind.folder if kind.shares_folder else Folder(kind.folder.path)
         told: list[Happening] = []
         if kind is not None and kind.thread:
@@ -307,8 +302,8 @@ class Follower:
         """A thread has executed a program and goes on under the number of the first thread."""
         told: list[Happening] = []
         if waiting := self._waiting.get(executing):
-            waiting.seen = waiting.seen._replace(group=self._threads[pid].process)
-            told = self._let_in(waiting, certain=waiting.seen.line <= self._waiting.barrier())
+            waiting.seen = replace(waiting.seen, group=self._threads[pid].process)
+            told = self._let_in(waiting, certain=waiting.seen.line <= self._waiting.barrier)
         if executing == pid or executing not in self._threads:
             return told
         thread = self._threads.pop(executing)
@@ -339,19 +334,20 @@ class Follower:
     def _call(self, call: Call, resumed: bool) -> Iterable[Happening] | None:
         thread = call.thread
         pending = thread.pending
-        if resumed:
-            if call.name not in thread.calls:
+        if call.name not in thread.calls:
+            if resumed:
                 return self._passed_over(call, thread.asked)
+            thread.pending = None
+            return self._passed_over(call, b"")
+        if resumed:
             if pending is None or pending.name != call.name:
                 return None
-            call = call._replace(text=pending.text + call.text)
+            call.text = pending.text + call.text
         begun = without_unfinished(call.text)
-        if begun is not None and call.name in thread.calls:
+        if begun is not None:
             self._begun(call, begun)
             return ()
         thread.pending = None
-        if call.name not in thread.calls:
-            return self._passed_over(call, b"")
         if resumed and pending is not None:
             return self._resumed(call, pending)
         return self._whole(call)
@@ -369,7 +365,8 @@ class Follower:
         if not pending.won:
             return self._whole(call)
         found = end_of_call(call.text)
-        told = self._whole(call._replace(text=pending.text + b") = 0"))
+        call.text = pending.text + b") = 0"
+        told = self._whole(call)
         if told and found is not None and error_of(found[1]):
             return [*told, Missed(call.line, call.time, call.thread.process.key)]
         return told
@@ -433,17 +430,15 @@ class Follower:
         told: list[Happening] = []
         self._releasing = moved = True
         while moved and self._waiting:
-            moved, able = False, self._waiting.able()
-            several = []
-            for one in able:
-                kinds = self._births.several(one.seen)
-                if kinds:
-                    several.append((one.seen, kinds))
-                elif one.seen.line <= self._waiting.barrier():
+            moved = False
+            for one in self._waiting.able(self._births.changes):
+                if self._births.several(one.seen):
+                    self._waiting.stuck.append(one.seen)
+                elif one.seen.line <= self._waiting.barrier:
                     told += self._let_in(one, certain=True)
                     moved = True
             if not moved:
-                moved = self._births.match(several)
+                moved = self._births.match(self._waiting.stuck)
         self._releasing = False
         return told
 
@@ -489,7 +484,7 @@ class Follower:
         """The trace is over. What still waits is read; what still lives has no end."""
         told = self._release()
         while self._waiting:
-            told += self._let_in(self._waiting.all()[0])
+            told += self._let_in(self._waiting.oldest())
         number, time = self.counts.lines, self._time
         for thread in self._threads.values():
             told += self._unanswered(number, time, thread)

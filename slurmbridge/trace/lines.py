@@ -55,6 +55,8 @@ NOWHERE = b"?"
 
 def without_unfinished(text: bytes) -> bytes | None:
     """The beginning of a call that goes on in another line; None when it does not."""
+    if not text.endswith(b" ...>"):
+        return None
     if text.endswith(UNFINISHED):
         return text[: -len(UNFINISHED)]
     cut = _RENAMED.search(text, max(len(text) - 64, 0))

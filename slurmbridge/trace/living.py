@@ -1,12 +1,17 @@
 """What is known of the processes and threads that live at a point of the trace."""
 
+import re
+import sys
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, unique
 from typing import NamedTuple
 
 from slurmbridge.trace.events import Happening, Key
 from slurmbridge.trace.lines import NOWHERE
+
+FORKS = frozenset({b"fork", b"vfork", b"clone", b"clone3"})
+_MOST_WAITING = 512
 
 
 @unique
@@ -191,3 +196,119 @@ class Numbers:
             thread.birth = None
             if birth.sole and birth.kind.parent.inside:
                 self.learn(thread, birth.given)
+
+
+@dataclass(slots=True, eq=False)
+class Seen:
+    """A number that is not known: in which line it was seen first, and what its lines tell."""
+
+    pid: int
+    line: int
+    # It has executed a program under its own number. A thread gets that of the first thread.
+    leads: bool = False
+    # A thread of this process, which has executed a program.
+    group: Process | None = None
+
+    def fits(self, kind: Kind) -> bool:
+        """Whether it can be a child of such a call."""
+        if self.group is not None:
+            return kind.thread and kind.parent is self.group
+        return not (self.leads and kind.thread)
+
+
+class Waiting:
+    """The lines of a number whose parent is not known yet."""
+
+    __slots__ = ("ended", "forks", "lines", "seen", "size")
+
+    def __init__(self, pid: int, line: int) -> None:
+        self.seen = Seen(pid, line)
+        self.lines: list[tuple[int, bytes, re.Match[bytes]]] = []
+        self.size = 0
+        # The first line in which it may have started somebody.
+        self.forks = sys.maxsize
+        self.ended = False
+
+    def add(self, number: int, line: bytes, head: re.Match[bytes]) -> bool:
+        """One more line; whether it tells something of the parent."""
+        first = not self.lines
+        self.lines.append((number, line, head))
+        name = head[5]
+        self.size += len(line)
+        if name is None:
+            self.ended = b" +++ " in line and line.endswith(b" +++")
+        elif name in FORKS:
+            self.forks = min(self.forks, number)
+        elif name.startswith(b"execve") and line.endswith(b" = 0"):
+            self.seen = replace(self.seen, leads=True)
+            return True
+        return first
+
+    @property
+    def full(self) -> bool:
+        """Whether the next line is too much, or somebody else's."""
+        return self.ended or len(self.lines) >= _MOST_WAITING
+
+
+class Queue:
+    """All that wait, in the order of their first lines."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Waiting] = {}
+        # The bytes of all lines.
+        self.held = 0
+        # What is seen later may be started by one that waits itself.
+        self.barrier = sys.maxsize
+        # Those of whom it is known that more than one kind of calls may have started them.
+        self.stuck: list[Seen] = []
+        # Those of whom nothing is known; None: of nobody anything is.
+        self._fresh: list[Waiting] | None = []
+        self._changes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def get(self, pid: bytes) -> Waiting | None:
+        """The one with this number."""
+        return self._waiting.get(int(pid)) if self._waiting else None
+
+    def oldest(self) -> Waiting:
+        """The one that was seen first."""
+        return next(iter(self._waiting.values()))
+
+    def add(self, waiting: Waiting, number: int, line: bytes, head: re.Match[bytes]) -> bool:
+        """One more line of it; whether that tells something of the parent."""
+        self._waiting[waiting.seen.pid] = waiting
+        self.held += len(line)
+        tells = waiting.add(number, line, head)
+        if waiting.forks < self.barrier:
+            self.barrier = waiting.forks
+            self._fresh = None
+        elif tells and self._fresh is not None:
+            if len(waiting.lines) == 1:
+                self._fresh.append(waiting)
+            else:
+                self._fresh = None
+        return tells
+
+    def remove(self, waiting: Waiting) -> None:
+        """It waits no longer."""
+        if self._waiting.pop(waiting.seen.pid, None) is not None:
+            self._fresh = None
+            self.stuck.clear()
+            self.held -= waiting.size
+            if waiting.forks == self.barrier:
+                others = (one.forks for one in self._waiting.values())
+                self.barrier = min(others, default=sys.maxsize)
+
+    def able(self, changes: int) -> list[Waiting]:
+        """Those that no other one can have started, but for the stuck ones.
+
+        With other `changes` of the calls that lack a child, nobody is stuck any more.
+        """
+        fresh = self._fresh if changes == self._changes else None
+        if fresh is None:
+            self.stuck.clear()
+        self._changes, self._fresh = changes, []
+        asked = self._waiting.values() if fresh is None else fresh
+        return [one for one in asked if one.seen.line <= self.barrier]

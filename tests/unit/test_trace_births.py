@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slurmbridge.trace import Begin, Follower
+from slurmbridge.trace.births import Births, Origin
 from slurmbridge.trace.events import (
     Deleted,
     Ended,
@@ -18,6 +20,7 @@ from slurmbridge.trace.events import (
     ThreadStarted,
     Unreadable,
 )
+from slurmbridge.trace.living import Seen
 
 RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
 
@@ -183,6 +186,16 @@ def test_a_child_of_a_call_that_did_not_live_to_return() -> None:
     assert parents(events)[9] == (8, False)
 
 
+def test_who_wants_the_number_told_in_its_parent_is_no_sibling() -> None:
+    _, events = read(
+        FIRST,
+        b"7 2.000000 fork() = 8",
+        b"8 2.000000 clone(child_stack=0x1, flags=CLONE_PARENT_SETTID|SIGCHLD) = 9",
+        b"9 2.000000 +++ exited with 0 +++",
+    )
+    assert parents(events)[9] == (8, True)
+
+
 def test_siblings_threads_and_shared_folders() -> None:
     _, events = read(
         FIRST,
@@ -320,8 +333,9 @@ def test_a_thread_that_executes_a_program_while_it_waits() -> None:
 class Tree:
     """A kernel and strace: who starts whom, in steps that may come in any order."""
 
-    def __init__(self, draw: Callable[[int], int]) -> None:
+    def __init__(self, draw: Callable[[int], int], most: int = 14) -> None:
         self.draw = draw
+        self.most = most
         self.lines: list[bytes] = []
         self.inner, self.outer = 3, 40
         # The process of each number; the call that each living one is in.
@@ -363,7 +377,7 @@ class Tree:
 
     def begin(self, pid: int) -> None:
         choice = self.draw(8)
-        if choice < 4 and len(self.group) < 14:
+        if choice < 4 and len(self.group) < self.most:
             thread = choice == 0
             self.alive[pid] = [0, thread]
             flags = b"CLONE_THREAD" if thread else b"SIGCHLD"
@@ -402,3 +416,46 @@ def test_whatever_starts_at_once_nothing_certain_is_wrong(random: Random, steps:
         assert pid == 40 or not certain or parent in tree.started.get(pid, ()), pid
     assert not any(isinstance(event, Unreadable) for event in events)
     assert len(follower._waiting) == 0
+
+
+class Forgetful(Births):
+    """Seeks the kinds of calls anew whenever somebody asks."""
+
+    @property
+    def changes(self) -> int:
+        self._found.clear()
+        return super().changes
+
+    def several(self, seen: Seen) -> bool:
+        self._found.clear()
+        return super().several(seen)
+
+    def take(self, seen: Seen, *, certain: bool = True) -> Origin:
+        self._found.clear()
+        return super().take(seen, certain=certain)
+
+    def match(self, waiting: list[Seen]) -> bool:
+        self._found.clear()
+        return super().match(waiting)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.randoms(use_true_random=False), st.integers(20, 400), st.sampled_from([FIRST, ENTER]))
+def test_what_is_kept_of_those_that_wait_is_what_would_be_found(
+    random: Random, steps: int, first: bytes
+) -> None:
+    tree = Tree(random.randrange, most=60)
+    tree.run(steps)
+    # Lines that are lost, lines that come late, and numbers that are given again.
+    lines = [line for line in tree.lines if random.randrange(12)] * random.choice((1, 1, 2))
+    for _ in range(random.randrange(12)):
+        lines.insert(random.randrange(len(lines) + 1), lines.pop(random.randrange(len(lines))))
+    begin = (
+        b"7 2.000000 clone(child_stack=NULL, flags=SIGCHLD) = 40",
+        b"20 2.000000 clone(child_stack=NULL, flags=SIGCHLD) = 3",
+        b'40 2.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0',
+    )
+    _, kept = read(first, *begin, *lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("slurmbridge.trace.follow.Births", Forgetful)
+        assert read(first, *begin, *lines)[1] == kept
