@@ -11,7 +11,7 @@ from pytest_docker.plugin import Services
 from slurmbridge.client import Client
 from slurmbridge.errors import BridgeUnreachable
 from slurmbridge.model import Helpers, Process, parse_spec
-from tests.support.cluster import ROOT, Cluster, until
+from tests.support.cluster import ROOT, WAY, Cluster, provide_image, until
 from tests.support.sealing import builder
 
 SMALL: dict[str, Any] = {
@@ -24,14 +24,15 @@ SMALL: dict[str, Any] = {
 }
 
 
+KEPT = {"SLURMBRIDGE_PORT", "SLURMBRIDGE_FAR_PORT", "SLURMBRIDGE_SSH_PORT", "SLURMBRIDGE_WAY"}
 for _name in [name for name in os.environ if name.startswith("SLURMBRIDGE_")]:
-    if _name not in {"SLURMBRIDGE_PORT", "SLURMBRIDGE_SSH_PORT"}:
+    if _name not in KEPT:
         del os.environ[_name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The cheap ones first: a broken unit is known before a cluster is started."""
-    order = ("unit", "contract", "cluster", "e2e")
+    order = ("unit", "contract", "simulation", "cluster", "e2e")
     items.sort(key=lambda item: order.index(item.path.relative_to(ROOT / "tests").parts[0]))
 
 
@@ -81,15 +82,14 @@ def sealing_helpers(tmp_path_factory: pytest.TempPathFactory) -> Helpers:
 
 @pytest.fixture(scope="session")
 def url() -> str:
-    return f"http://127.0.0.1:{os.environ.get('SLURMBRIDGE_PORT', '8642')}"
+    return f"http://127.0.0.1:{WAY.published_port}"
 
 
 @pytest.fixture(scope="session")
 def bridge(cluster: Cluster, url: str) -> Cluster:
     """The bridge with the code of this checkout, its image built, and ready."""
     cluster.run("bridge", "pkill", "-f", "slurmbridge.cli up")
-    result = cluster.run("bridge", "slurmbridge", "images", "build", "python", timeout_seconds=900)
-    assert result.exit_code == 0, result.stderr[-2000:]
+    provide_image(cluster, "python")
     token = cluster.must("bridge", "slurmbridge", "tokens", "add", "readiness").strip()
 
     def ready() -> bool:
@@ -107,9 +107,7 @@ def bridge(cluster: Cluster, url: str) -> Cluster:
 def programs(bridge: Cluster) -> str:
     """The name of an image with compilers, Java and more; built once, in some minutes."""
     definitions = "SLURMBRIDGE_DEFINITIONS=/opt/slurmbridge/src/tests/definitions"
-    build = ("env", definitions, "slurmbridge", "images", "build", "programs")
-    built = bridge.run("bridge", *build, timeout_seconds=1500)
-    assert built.exit_code == 0, built.stderr[-2000:]
+    provide_image(bridge, "programs", definitions)
     return "programs"
 
 

@@ -84,10 +84,20 @@ def due(cluster: str, phase: Phase, now: datetime) -> ColumnElement[bool]:
     return and_(PROCESS.c.cluster == cluster, PROCESS.c.phase == phase, is_free(), soon)
 
 
+def any_due(connection: Connection, where: ColumnElement[bool]) -> bool:
+    """Whether there is anything to take."""
+    return connection.execute(select(PROCESS.c.id).where(where).limit(1)).one_or_none() is not None
+
+
 def candidates(connection: Connection, where: ColumnElement[bool], *, most: int) -> list[str]:
-    """The oldest of those that are due."""
+    """The oldest of those that are due and that nobody takes at this moment: they are locked.
+
+    Without the lock, an UPDATE on PostgreSQL that had to wait for a row would look at it anew, but
+    with the roster of its own beginning: who entered since would be taken for dead.
+    """
     query = select(PROCESS.c.id).where(where).order_by(PROCESS.c.created_at, PROCESS.c.id)
-    return [row[0] for row in connection.execute(query.limit(most))]
+    query = query.limit(most).with_for_update(skip_locked=True)
+    return [row[0] for row in connection.execute(query)]
 
 
 def admitted(
@@ -105,6 +115,7 @@ def admitted(
         if full:
             query = query.where(column.not_in(full))
     query = query.order_by(PROCESS.c.created_at, PROCESS.c.id).limit(10 * most)
+    query = query.with_for_update(skip_locked=True)
     waiting = [Waiting(*row) for row in connection.execute(query)]
     return admit(waiting, counted, limits, most=most)
 

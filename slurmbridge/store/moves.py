@@ -98,24 +98,35 @@ def is_free() -> ColumnElement[bool]:
 
 def is_held_by(runner: str) -> ColumnElement[bool]:
     """A Runner holds a Process, and is on the roster."""
-    on_roster = select(RUNNER.c.id).where(RUNNER.c.id == runner).exists()
-    held: ColumnElement[bool] = (PROCESS.c.claimed_by == runner) & on_roster
+    held: ColumnElement[bool] = (PROCESS.c.claimed_by == runner) & is_on_roster(runner)
     return held
 
 
+def is_on_roster(runner: str) -> ColumnElement[bool]:
+    """A Runner has not been taken for dead."""
+    return select(RUNNER.c.id).where(RUNNER.c.id == runner).exists()
+
+
 def apply(
-    connection: Connection, changes: Sequence[Change], *, runner: str | None, now: datetime
+    connection: Connection,
+    changes: Sequence[Change],
+    *,
+    runner: str | None,
+    now: datetime,
+    observer: str | None = None,
 ) -> None:
     """Make all these moves.
 
     Raises:
-        Moved: a Process is not as a change says, or not held by `runner`.
+        Moved: a Process is not as a change says, or not held by `runner`; or the Runner `observer`
+            is not on the roster any more.
         IllegalTransition
     """
     for change in changes:
         if change.before is not change.after and not is_legal(change.before, change.after):
             raise IllegalTransition(f"{change.process_id}: {change.before} to {change.after}")
-    ordered = sorted(changes, key=_kind)
+    # Always in the same order, so that no two wait for each other.
+    ordered = sorted(changes, key=lambda change: (_kind(change), change.process_id))
     for (keep, names), group in groupby(ordered, key=_kind):
         batch = list(group)
         columns: dict[str, Any] = {name: bindparam(f"v_{name}") for name in names}
@@ -127,6 +138,8 @@ def apply(
         if runner is not None:
             query = query.where(is_held_by(runner))
             columns |= {} if keep else {"claimed_by": None}
+        if observer is not None:
+            query = query.where(is_on_roster(observer))
         query = query.values(state=bindparam("v_state"), phase=bindparam("v_phase"), **columns)
         result = connection.execute(
             query.execution_options(synchronize_session=False),

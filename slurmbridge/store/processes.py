@@ -75,12 +75,14 @@ class ProcessStore:
         insert = self._database.insert(PROCESS).on_conflict_do_nothing(
             index_elements=["submitted_by", "idempotency_key"]
         )
+        # Not by its rowcount, which SQLAlchemy does not keep of an INSERT on PostgreSQL.
+        accepting = insert.returning(PROCESS.c.id)
         detail = f"accepted from {by}"
         with self._database.write() as connection:
             for process_id, spec in entries:
                 row = {**_row(process_id, spec, self._cluster), **columns}
                 row |= {"submitted_by": by, "created_at": now}
-                if connection.execute(insert.values(row)).rowcount:
+                if connection.execute(accepting, row).one_or_none() is not None:
                     add_events(connection, [(process_id, ProcessState.QUEUED, "api", detail)], now)
 
     def accepted_as(self, idempotency: Idempotency, *, by: str) -> str | None:
@@ -189,12 +191,14 @@ class ProcessStore:
             IllegalTransition: it has ended otherwise.
         """
         with self._database.write() as connection:
-            query = select(PROCESS.c.state, PROCESS.c.phase, moves.is_free().label("free"))
-            query = query.where(PROCESS.c.id == process_id).with_for_update()
+            this = PROCESS.c.id == process_id
+            query = select(PROCESS.c.state, PROCESS.c.phase).where(this).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise UnknownProcess(f"there is no Process {process_id!r}")
-            state, phase, free = row
+            state, phase = row
+            # After the row is locked: PostgreSQL shows each statement the roster of its beginning.
+            free = connection.execute(select(moves.is_free()).where(this)).scalar_one()
             if state in FINAL_STATES:
                 if state is ProcessState.CANCELED:
                     return self._reread(connection, process_id)
@@ -256,7 +260,7 @@ class ProcessStore:
         """
         where = claims.due(self._cluster, phase, now)
         with self._database.read() as connection:
-            if not claims.candidates(connection, where, most=1):
+            if not claims.any_due(connection, where):
                 return []
         with self._database.write() as connection:
             if phase is Phase.ACCEPTED and limits != UNLIMITED:
@@ -307,22 +311,31 @@ class ProcessStore:
             return connection.execute(query).one_or_none() is not None
 
     def apply(
-        self, changes: Sequence[Change], *, runner: str | None, now: datetime
+        self,
+        changes: Sequence[Change],
+        *,
+        runner: str | None,
+        now: datetime,
+        observer: str | None = None,
     ) -> frozenset[str]:
         """Write moves, in one transaction where nobody interferes; return the ids of those lost.
 
         A move is lost, and nothing of it written, when its Process is no longer as the change says
         or, with a `runner`, no longer held by it. A hold ends with the move unless it says `keep`.
+        What an `observer` writes, who holds nothing, is lost when it is not on the roster any more.
         """
         if not changes:
             return frozenset()
         try:
             with self._database.write() as connection:
-                moves.apply(connection, changes, runner=runner, now=now)
+                moves.apply(connection, changes, runner=runner, now=now, observer=observer)
         except moves.Moved:
             if len(changes) == 1:
                 return frozenset({changes[0].process_id})
-            lost = (self.apply([change], runner=runner, now=now) for change in changes)
+            lost = (
+                self.apply([change], runner=runner, now=now, observer=observer)
+                for change in changes
+            )
             return frozenset().union(*lost)
         return frozenset()
 
@@ -359,10 +372,6 @@ class ProcessStore:
         query = query.where(PROCESS.c.id.in_(process_ids))
         with self._database.read() as connection:
             return [row[0] for row in connection.execute(query)]
-
-
-_CLAIMED_FIELDS = tuple(Claimed.__dataclass_fields__)
-_OPEN_FIELDS = tuple(Open.__dataclass_fields__)
 
 
 _CLAIMED_FIELDS = tuple(Claimed.__dataclass_fields__)

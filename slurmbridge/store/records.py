@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select, update
 
 from slurmbridge.errors import AmbiguousImage, ImageRefused, UnknownImage
 from slurmbridge.model import ComputeCapability, Image
@@ -112,9 +112,9 @@ class TokenStore:
     def add(self, name: str, sha256: str, *, now: datetime) -> None:
         """Record a token; an earlier one of the same name ends."""
         with self._database.write() as connection:
-            connection.execute(delete(_TOKEN).where(_TOKEN.c.name == name))
             row = {"name": name, "sha256": sha256, "created_at": now}
-            connection.execute(insert(_TOKEN), [row])
+            new = self._database.insert(_TOKEN).values(row)
+            connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=row))
 
     def remove(self, name: str) -> bool:
         """End a token; whether there was one."""

@@ -98,6 +98,8 @@ class Roster:
             index_elements=["name"], set_={"holder": runner}, where=free
         )
         with self._database.write() as connection:
+            # Who waits here sees the roster as it is afterwards.
+            self._database.lock(connection, f"role {role}")
             return connection.execute(upsert.returning(_ROLE.c.name)).one_or_none() is not None
 
     def count_calls(self, cluster: str, calls: Mapping[str, tuple[int, int]]) -> None:

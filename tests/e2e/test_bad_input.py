@@ -27,7 +27,7 @@ def nothing_happens(bridge: Cluster, http: httpx.Client) -> Iterator[None]:
 
     def known() -> tuple[list[str], int]:
         newest = http.get("/v1/processes", params={"limit": 1}).json()["processes"]
-        jobs = bridge.must("bridge", "squeue", "--me", "--states=all", "-ho", "%i")
+        jobs = bridge.must("login", "squeue", "--me", "--states=all", "-ho", "%i")
         return [process["id"] for process in newest], max(map(int, jobs.split()), default=0)
 
     before = known()

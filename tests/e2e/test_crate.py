@@ -70,7 +70,7 @@ def packed(bridge: Cluster, run: Run, tmp_path_factory: pytest.TempPathFactory) 
     assert process.state is ProcessState.COMPLETE, process.reason
     # Accounting learns of a job's end a moment later than the bridge.
     argv = ("sacct", "-XnP", f"--jobs={process.job_id}", "--format=State")
-    until("end in accounting", lambda: bridge.must("bridge", *argv).strip() == "COMPLETED")
+    until("end in accounting", lambda: bridge.must("login", *argv).strip() == "COMPLETED")
     place = f"/tmp/crates-{process.id}"
     bridge.must("bridge", "slurmbridge", "crate", process.id, f"{place}/crate")
     shown = bridge.must(
@@ -106,7 +106,7 @@ def test_what_was_used_is_what_accounting_says(bridge: Cluster, packed: Packed) 
     }
     names = ("AllocTRES", "ElapsedRaw", "State", "NodeList", "Account")
     argv = ("sacct", "-XnP", f"--jobs={packed.process.job_id}", f"--format={','.join(names)}")
-    said = bridge.must("bridge", *argv).strip().split("|")
+    said = bridge.must("login", *argv).strip().split("|")
     assert {name: used[name] for name in names} == dict(zip(names, said, strict=True))
     assert "mem=256M" in used["AllocTRES"]
     assert int(used["ElapsedRaw"]) >= 0

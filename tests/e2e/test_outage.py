@@ -57,7 +57,7 @@ def test_a_killed_runner_is_replaced_and_its_processes_end_once(
     for process in (running, later):
         ended = client.wait(process.id, timeout_seconds=90, poll_seconds=0.2)
         assert ended.state is ProcessState.COMPLETE
-        names = bridge.must("bridge", "squeue", "--me", "--states=all", "-ho", "%j").split()
+        names = bridge.must("login", "squeue", "--me", "--states=all", "-ho", "%j").split()
         assert names.count(process.job_name) == 1
 
 

@@ -90,7 +90,8 @@ def test_inputs_and_code_come_in_and_outputs_go_out(
     [kept] = [file for file in process.outputs if file.path == "output/all"]
     digest = bridge.must("bridge", "sha256sum", f"{path}/output/all").split()[0]
     assert (kept.sha256, kept.size_bytes) == (digest, 8)
-    assert bridge.run("bridge", "test", "-e", f"/shared/contexts/{process.id}").exit_code == 1
+    way = bridge.way
+    assert bridge.run(way.files_node, "test", "-e", f"{way.contexts}/{process.id}").exit_code == 1
 
 
 def test_only_plain_files_leave(bridge: Cluster, run: Run) -> None:
@@ -122,7 +123,7 @@ def test_the_job_is_known_to_accounting_by_its_token(bridge: Cluster, run: Run) 
 
     def look() -> str | None:
         argv = ("sacct", "-XnP", f"--name=sb-{process.id}", "--format=JobIDRaw,State,Account")
-        return bridge.must("bridge", *argv).strip() or None
+        return bridge.must("login", *argv).strip() or None
 
     assert until("record", look) == f"{process.job_id}|COMPLETED|research"
 
@@ -132,7 +133,7 @@ def test_the_script_that_is_shown_is_the_one_that_slurm_ran(
 ) -> None:
     process = run("true", trace="audit")
     argv = ("sacct", "-n", "--batch-script", "-j", str(process.job_id))
-    ran = until("script", lambda: bridge.must("bridge", *argv))
+    ran = until("script", lambda: bridge.must("login", *argv))
     script = client.script(process.id)
     assert script
     assert script.strip() in ran

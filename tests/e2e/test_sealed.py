@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -109,11 +110,12 @@ def test_an_image_that_was_changed_does_not_start(
     bridge: Cluster, client: Client, run: Run
 ) -> None:
     [path] = [image.path for image in client.images() if image.name == "python"][:1]
-    bridge.must("bridge", "mv", path, f"{path}.kept")
+    node, path = bridge.way.files_node, f"{bridge.way.images}/{Path(path).name}"
+    bridge.must(node, "mv", path, f"{path}.kept")
     try:
-        bridge.must("bridge", "sh", "-c", 'head -c 1000000 "$1.kept" >"$1"', "sh", path)
+        bridge.must(node, "sh", "-c", 'head -c 1000000 "$1.kept" >"$1"', "sh", path)
         process = run("true")
     finally:
-        bridge.must("bridge", "mv", f"{path}.kept", path)
+        bridge.must(node, "mv", f"{path}.kept", path)
     assert process.state is ProcessState.SYSTEM_ERROR
     assert process.reason == "the node refused: the image is not the recorded one"

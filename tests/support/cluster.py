@@ -1,5 +1,6 @@
 """The development cluster, as tests see it. It fails where it is missing; it never skips."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -26,8 +27,50 @@ class Result:
     stderr: str
 
 
+@dataclass(frozen=True)
+class Way:
+    """A bridge, and how it reaches Slurm."""
+
+    # The container in which it runs, whatever a test calls it: to tests it is "bridge".
+    node: str
+    # Where the cluster's nodes find images and contexts, and a host that sees them.
+    images: str
+    contexts: str
+    files_node: str
+    port: int
+    port_variable: str
+
+    @property
+    def published_port(self) -> int:
+        """Of this host."""
+        return int(os.environ.get(self.port_variable, self.port))
+
+
+# One with pyslurm, SQLite and a shared folder; one with ssh, PostgreSQL and nothing shared.
+WAYS = {
+    "shared": Way(
+        "bridge", "/shared/images", "/shared/contexts", "bridge", 8642, "SLURMBRIDGE_PORT"
+    ),
+    "ssh": Way(
+        "far", "/shared/far/images", "/shared/far/contexts", "login", 8643, "SLURMBRIDGE_FAR_PORT"
+    ),
+}
+WAY = WAYS[os.environ.get("SLURMBRIDGE_WAY", "shared")]
+
+
 class Cluster:
     """Commands on the nodes of the running cluster."""
+
+    def __init__(self, way: Way = WAY) -> None:
+        self.way = way
+
+    def at(self, node: str) -> str:
+        """The container that is meant."""
+        return self.way.node if node == "bridge" else node
+
+    def argv(self, node: str, *argv: str, user: str = SERVICE_USER) -> list[str]:
+        """The command that runs a command on a node."""
+        return [str(ROOT / "ci/cluster"), "exec", "--user", user, self.at(node), "--", *argv]
 
     def run(
         self,
@@ -39,7 +82,7 @@ class Cluster:
     ) -> Result:
         """Run a command on a node through `ci/cluster exec`."""
         done = subprocess.run(
-            [str(ROOT / "ci/cluster"), "exec", "--user", user, node, "--", *argv],
+            self.argv(node, *argv, user=user),
             input=stdin,
             capture_output=True,
             timeout=timeout_seconds,
@@ -86,7 +129,7 @@ class Cluster:
     def _docker(self, node: str, user: str, options: Sequence[str] = ()) -> tuple[str, ...]:
         docker = shutil.which("docker")
         assert docker, "the docker client is missing"
-        return (docker, "exec", "-i", "-u", user, *options, f"slurmbridge-{node}-1")
+        return (docker, "exec", "-i", "-u", user, *options, f"slurmbridge-{self.at(node)}-1")
 
 
 def until(
@@ -100,3 +143,25 @@ def until(
             return found
         time.sleep(every)
     raise AssertionError(f"after {seconds:g} s there is no {what}")
+
+
+def provide_image(cluster: Cluster, name: str, *environment: str) -> None:
+    """See to it that the bridge has an image: built by the one on the shared folder, and added by
+    one that has none.
+    """
+    builder = Cluster(WAYS["shared"])
+    command = ("env", *environment, "slurmbridge", "images", "build", name)
+    built = builder.run("bridge", *command, timeout_seconds=1500)
+    assert built.exit_code == 0, built.stderr[-2000:]
+    if cluster.way == builder.way:
+        return
+    sha256 = built.stdout.split()[-1]
+    path = f"/shared/images/{name}-{sha256[:16]}.sif"
+    copy = f"/tmp/{name}.sif"
+    if cluster.run("bridge", "test", "-e", path).exit_code == 0:
+        return
+    with subprocess.Popen(builder.argv("bridge", "cat", path), stdout=subprocess.PIPE) as source:
+        target = cluster.argv("bridge", "sh", "-c", f"cat >{copy}")
+        subprocess.run(target, stdin=source.stdout, check=True)
+    cluster.must("bridge", "slurmbridge", "images", "add", name, copy, "--sha256", sha256)
+    cluster.must("bridge", "rm", copy)
