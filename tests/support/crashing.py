@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slurmbridge.container.helpers import source_sha256
 from slurmbridge.context import folder as context_folder
@@ -32,6 +32,9 @@ from slurmbridge.settings import InProgressSettings, Settings, SlurmSettings, Tr
 from slurmbridge.shell import LocalFiles
 from slurmbridge.store import Database, HelperStore, ImageStore, KeyStore, ProcessStore
 from slurmbridge.wiring import Site
+
+if TYPE_CHECKING:
+    from tests.support.cluster import Cluster
 
 _PR_SET_PDEATHSIG = 1
 WAYS = ("before", "after")
@@ -289,6 +292,40 @@ class Matrix:
         """Leave nothing behind."""
         for folder in (self.private, self.shared):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- on the host of the tests ---
+
+
+def crash(cluster: "Cluster", *, kills: int, at_once: int) -> dict[str, Any]:
+    """Run the driver on the bridge; what came of it."""
+    asked = json.dumps({"kills": kills, "at_once": at_once}).encode()
+    script = "cd /opt/slurmbridge/src && exec env PYTHONPATH=. $0 -m tests.support.crashing"
+    python = "/opt/slurmbridge/venv/bin/python"
+    limit = 600 + 10 * kills
+    text = cluster.must("bridge", "sh", "-c", script, python, stdin=asked, timeout_seconds=limit)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def problems(cluster: "Cluster", found: dict[str, Any]) -> list[str]:
+    """What must not be: lost, stuck, run twice, ended wrongly, or left behind."""
+    wrong = [
+        f"{process['id']} is {process['state']} ({process['reason']}), and ran {process['runs']} times"
+        for process in found["processes"]
+        if (process["state"], process["runs"]) != ("COMPLETE", 1)
+    ]
+    names = {process["job_name"] for process in found["processes"]}
+    argv = ("sacct", "-XnP", "--duplicates", f"--name={','.join(sorted(names))}",
+            "--starttime=now-1days", "--format=JobName,ExitCode,NodeList")  # fmt: skip
+    ran: Counter[str] = Counter()
+    for line in cluster.must("login", *argv).splitlines():
+        name, code, nodes = line.split("|")
+        ran[name] += nodes != "None assigned" and not code.startswith("75:")
+    wrong += [
+        f"{name}: {ran[name]} jobs had its context" for name in sorted(names) if ran[name] != 1
+    ]
+    return wrong + [f"the context {name} was left" for name in found["contexts"]]
 
 
 def main() -> None:
