@@ -16,14 +16,12 @@ def main() -> int:
     cluster = Cluster(WAYS["shared"])
     provide_image(cluster, "python")
     found = crash(cluster, kills=kills, at_once=6)
-    print(
-        f"{found['kills']} kills at {len(found['killed'])} points of {len(found['effects'])} effects,"
-    )
+    processes = found["processes"]
+    points, effects = len(found["killed"]), len(found["effects"])
+    print(f"{found['kills']} kills at {points} points (before or after) of {effects} effects,")
     print(f"{found['killing_seconds']} s of killing, {found['seconds']} s in all")
-    print(
-        f"{len(found['processes'])} Processes: {dict(Counter(p['state'] for p in found['processes']))}"
-    )
-    print(f"programs that ran n times: {dict(Counter(p['runs'] for p in found['processes']))}")
+    print(f"{len(processes)} Processes: {dict(Counter(entry['state'] for entry in processes))}")
+    print(f"programs that ran n times: {dict(Counter(entry['runs'] for entry in processes))}")
     wrong = problems(cluster, found)
     for problem in wrong:
         print(f"WRONG: {problem}")

@@ -311,7 +311,7 @@ def crash(cluster: "Cluster", *, kills: int, at_once: int) -> dict[str, Any]:
 def problems(cluster: "Cluster", found: dict[str, Any]) -> list[str]:
     """What must not be: lost, stuck, run twice, ended wrongly, or left behind."""
     wrong = [
-        f"{process['id']} is {process['state']} ({process['reason']}), and ran {process['runs']} times"
+        f"{process['id']} is {process['state']} ({process['reason']}), ran {process['runs']} times"
         for process in found["processes"]
         if (process["state"], process["runs"]) != ("COMPLETE", 1)
     ]
@@ -322,9 +322,8 @@ def problems(cluster: "Cluster", found: dict[str, Any]) -> list[str]:
     for line in cluster.must("login", *argv).splitlines():
         name, code, nodes = line.split("|")
         ran[name] += nodes != "None assigned" and not code.startswith("75:")
-    wrong += [
-        f"{name}: {ran[name]} jobs had its context" for name in sorted(names) if ran[name] != 1
-    ]
+    twice = sorted(name for name in names if ran[name] != 1)
+    wrong += [f"{name}: {ran[name]} jobs had its context" for name in twice]
     return wrong + [f"the context {name} was left" for name in found["contexts"]]
 
 
