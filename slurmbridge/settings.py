@@ -268,7 +268,9 @@ class Settings(BaseSettings):
         if not self.clusters and self.contexts is None:
             raise ValueError("contexts: is missing, and so is clusters")
         if self.slurm.transport is Transport.SSH:
-            raise ValueError("slurm.transport: a cluster that is reached by ssh stands below clusters.NAME")
+            raise ValueError(
+                "slurm.transport: a cluster that is reached by ssh stands below clusters.NAME"
+            )
         if self.default_cluster is not None and self.default_cluster not in self.clusters:
             raise ValueError(f"default_cluster names no cluster: {self.default_cluster!r}")
 

@@ -63,7 +63,8 @@ def main() -> int:
             print(make(int(runs), int(first[0]) if first else 1))
         case ["remove", folder]:
             path = Path(folder).resolve()
-            if path.parent != load().contexts.resolve() or not path.name.startswith(PREFIX):
+            contexts = load().by_cluster["default"].contexts
+            if path.parent != contexts.resolve() or not path.name.startswith(PREFIX):
                 raise SystemExit(f"{folder} was not made here")
             shutil.rmtree(path)
         case _:

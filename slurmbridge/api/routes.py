@@ -235,15 +235,21 @@ def attestation(caller: Caller, process_id: ProcessId) -> Attestation:
     return found
 
 
+def _report(caller: Caller, process_id: ProcessId) -> bytes:
+    return caller.desk.trace_report(process_id)
+
+
+Report = Annotated[bytes, Depends(_report)]
+
+
 @router.get(
     "/processes/{process_id}/trace",
     tags=["processes"],
     response_model=TraceReport,
     responses=_UNKNOWN,
 )
-def trace(caller: Caller, process_id: ProcessId) -> Response:
+def trace(report: Report) -> Response:
     """What a traced Process did, with a verdict. It is there when the Process has ended."""
-    report = caller.desk.trace_report(process_id)
     return Response(report, media_type="application/json", headers=_PLAIN)
 
 
@@ -253,10 +259,10 @@ def trace(caller: Caller, process_id: ProcessId) -> Response:
     response_class=HTMLResponse,
     responses=_UNKNOWN,
 )
-def trace_page(caller: Caller, process_id: ProcessId) -> Response:
+def trace_page(report: Report) -> Response:
     """The same as a page of HTML that needs nothing else."""
-    report = TraceReport.model_validate_json(caller.desk.trace_report(process_id))
-    return HTMLResponse(page_of(report), headers=_PLAIN | {"Content-Security-Policy": _CLOSED})
+    text = page_of(TraceReport.model_validate_json(report))
+    return HTMLResponse(text, headers=_PLAIN | {"Content-Security-Policy": _CLOSED})
 
 
 @router.get(

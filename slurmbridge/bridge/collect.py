@@ -16,7 +16,7 @@ from slurmbridge.container.facts import Differences
 from slurmbridge.container.signing import SigningKey
 from slurmbridge.context.folder import Carried, ContextFolder, Contexts, Left
 from slurmbridge.context.tree import Bounds
-from slurmbridge.errors import FilesUnavailable, NotStanding, StagingFailed
+from slurmbridge.errors import DatabaseUnavailable, FilesUnavailable, NotStanding, StagingFailed
 from slurmbridge.lifecycle import Phase, ProcessState, SlurmState, classify, read_status
 from slurmbridge.model import Attestation, TraceLevel
 from slurmbridge.store import Change, Claimed, ProcessStore, again, packed
@@ -111,6 +111,16 @@ def _has_run_traced(entry: Claimed, left: Left) -> bool:
     return traced and left.taken_by in {None, entry.job_id}
 
 
+def _is_gone(folder: ContextFolder, error: StagingFailed) -> bool:
+    """Whether something failed because there is no context. Of a silent host that is not known."""
+    if isinstance(error, FilesUnavailable):
+        return False
+    try:
+        return not folder.exists()
+    except FilesUnavailable:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class CollectRules:
     """Limits and places."""
@@ -186,7 +196,7 @@ class Collector:
     def _finish(self, entry: Claimed, deadline: float) -> None:
         try:
             change = self._collect_one(entry, deadline)
-        except NotStanding:
+        except (NotStanding, DatabaseUnavailable):
             raise
         except Exception:
             # What one program leaves must not end the work for all others.
@@ -227,8 +237,7 @@ class Collector:
                 {REPORT: read.report, PAGE: read.page} if read else {},
             )
         except StagingFailed as error:
-            unknown = isinstance(error, FilesUnavailable)
-            gone = not unknown and not folder.exists()
+            gone = _is_gone(folder, error)
             return self._gone(entry) if gone else self._again(entry, str(error))
         attested = attestation(entry, left, self._key)
         verdict = judge(entry.slurm_state, left)

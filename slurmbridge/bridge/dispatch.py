@@ -196,9 +196,9 @@ class Dispatcher:
             folder.make(prepared.command, prepared.environment, prepared.expected_facts)
             if entry.spec.code or entry.spec.inputs:
                 # Told once, however often it is tried.
-                detail = "" if entry.reason else "staging"
-                self._apply([self._kept(entry, _BUSY, entry.phase, detail)])
-                entry = replace(entry, state=_BUSY)
+                if not entry.reason:
+                    self._apply([self._kept(entry, _BUSY, entry.phase, "staging")])
+                    entry = replace(entry, state=_BUSY)
                 self._stage(entry, folder)
             script = self._renderer.render(entry.id, entry.spec, image, helpers)
             return Ready(entry, script, image, sealing(prepared, helpers))

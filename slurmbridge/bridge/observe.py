@@ -78,13 +78,18 @@ class Observer:
             if change := decide(row, report):
                 changes.append(change)
         changes = [_dated(change, now) for change in changes]
-        self._processes.apply(changes, runner=None, now=now)
+        self._apply(changes)
         # What follows may fail by itself: accounting may be silent while the controller answers.
         changes += self._tolerantly("ask accounting", lambda: self._miss(missing, now))
         self._tolerantly("cancel", lambda: self._cancel(rows, changes))
         self._tolerantly("end second jobs", lambda: self._end_second_jobs(rows, jobs))
         ended = {change.process_id for change in changes if change.phase is not Phase.SUBMITTED}
         return [row for row in rows if row.id not in ended]
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        """Nobody holds what is observed; but who was taken for dead has nothing more to say."""
+        now = self._actor.clock.now()
+        self._processes.apply(changes, runner=None, observer=self._actor.id, now=now)
 
     def _tolerantly(self, what: str, act: Callable[[], list[Change]]) -> list[Change]:
         try:
@@ -97,21 +102,22 @@ class Observer:
 
     def _miss(self, missing: Sequence[Open], now: datetime) -> list[Change]:
         changes = [_dated(change, now) for change in self._decide_missing(missing, now)]
-        self._processes.apply(changes, runner=None, now=now)
+        self._apply(changes)
         return changes
 
     def _decide_missing(self, missing: Sequence[Open], now: datetime) -> list[Change]:
         if not missing:
             return []
         since = min(row.created_at for row in missing) - CLOCK_MARGIN
+        # By name as well: a controller that has lost its state uses job ids again.
         reports = {
-            report.job_id: report
+            (report.job_id, report.job_name): report
             for report in self._scheduler.history([row.job_name for row in missing], since=since)
         }
         changes = []
         absent: list[Open] = []
         for row in missing:
-            report = reports.get(row.job_id)
+            report = reports.get((row.job_id, row.job_name))
             if report is not None and classify(report.status).final:
                 changes.append(_ended(row, report))
             else:
@@ -169,7 +175,7 @@ class Observer:
             if state[row.id] is not ProcessState.CANCELING
         ]
         asked += [_killed(row) for row in late if row.reason != _KILLED]
-        self._processes.apply(asked, runner=None, now=self._actor.clock.now())
+        self._apply(asked)
         return asked
 
     # --- jobs that should not be ---
@@ -195,7 +201,7 @@ class Observer:
                 detail = f"of jobs {sorted({row.job_id, *others})} for it, job {keep} is kept"
                 values = {"job_id": keep, "slurm_state": None, "missing_since": None}
                 changes.append(_change(row, row.state, "runner", detail, values))
-        self._processes.apply(changes, runner=None, now=self._actor.clock.now())
+        self._apply(changes)
         return changes
 
 

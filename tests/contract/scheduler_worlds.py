@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from slurmbridge.lifecycle import SlurmState, classify
+from slurmbridge.lifecycle import ProcessState, SlurmState, classify
 from slurmbridge.model import ComputeCapability, Partition
 from slurmbridge.scheduler import JobReport, Scheduler, Submission
 from slurmbridge.scheduler.commands import CommandScheduler
-from slurmbridge.scheduler.fake import FakeScheduler
+from slurmbridge.testing.scheduler import FakeScheduler
 from tests.support.cluster import Cluster, until
 
 NODES = ("node1", "node2", "node3")
@@ -37,12 +37,17 @@ CAPABILITY = ComputeCapability(
 
 @dataclass(frozen=True)
 class World:
-    """A scheduler; `let_end` makes the jobs of a name end with an exit code."""
+    """A scheduler; `let_end` makes a job end with an exit code, `let_start` lets one begin,
+    `requeue` sends one back, and `expect` says when one is meant to start.
+    """
 
     scheduler: Scheduler
     let_end: Callable[[int, int], None]
     folder: str
     real: bool
+    let_start: Callable[[int], None]
+    requeue: Callable[[int], None]
+    expect: Callable[[int, datetime], None]
 
     def submission(self, name: str, body: str = "true", **directives: str) -> Submission:
         """A job with all that the contract needs."""
@@ -66,6 +71,16 @@ class World:
         """What the controller says of one job."""
         [found] = [report for report in self.scheduler.jobs() if report.job_id == job_id]
         return found
+
+    def running(self, job_id: int) -> JobReport:
+        """Wait until a job runs."""
+        self.let_start(job_id)
+
+        def look() -> JobReport | None:
+            report = self.report(job_id)
+            return report if classify(report.status) is ProcessState.RUNNING else None
+
+        return until(f"start of job {job_id}", look)
 
     def ended(self, job_id: int) -> JobReport:
         """Wait for the end of a job."""
@@ -95,18 +110,38 @@ def fake_world() -> World:
         scheduler.start(job_id)
         scheduler.end(job_id, SlurmState.FAILED if exit_code else SlurmState.COMPLETED, exit_code)
 
-    return World(scheduler, let_end, "/tmp", real=False)
+    return World(
+        scheduler, let_end, "/tmp", real=False,
+        let_start=scheduler.start, requeue=scheduler.requeue, expect=scheduler.expect,
+    )  # fmt: skip
 
 
 def command_world(cluster: Cluster) -> World:
     """Slurm's programs, on the bridge."""
     scheduler = CommandScheduler(cluster.shell("bridge"), timeout_seconds=30)
-    return World(scheduler, _by_itself, "/shared/results", real=True)
+    return _real(scheduler, cluster)
 
 
 def native_world(cluster: Cluster) -> World:
     """pyslurm, on the bridge."""
-    return World(cluster.native_scheduler(), _by_itself, "/shared/results", real=True)
+    return _real(cluster.native_scheduler(), cluster)
+
+
+def _real(scheduler: Scheduler, cluster: Cluster) -> World:
+    def control(*words: str) -> None:
+        cluster.must("controller", "scontrol", *words, user="root")
+
+    def requeue(job_id: int) -> None:
+        control("update", f"JobId={job_id}", "Requeue=1")
+        control("requeue", str(job_id))
+
+    def expect(job_id: int, at: datetime) -> None:
+        control("update", f"JobId={job_id}", f"StartTime={at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}")
+
+    return World(
+        scheduler, _by_itself, "/shared/results", real=True,
+        let_start=lambda job_id: _by_itself(job_id, 0), requeue=requeue, expect=expect,
+    )  # fmt: skip
 
 
 def _by_itself(_job_id: int, _exit_code: int) -> None:

@@ -1,6 +1,7 @@
 """One contract for every way to Slurm: pyslurm, the commands, and the shipped fake."""
 
 import secrets
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ from slurmbridge.errors import SubmissionRefused
 from slurmbridge.lifecycle import ProcessState, SlurmState, classify
 from slurmbridge.scheduler import SubmitOutcome
 from tests.contract.scheduler_worlds import World, command_world, fake_world, native_world
+from tests.support.cluster import until
 
 
 @pytest.fixture(
@@ -140,3 +142,67 @@ def test_a_job_that_is_bound_to_a_node_is_taken_and_one_for_no_node_is_not(
     outcomes = world.scheduler.submit([bound, lost, without])
     assert isinstance(outcomes.pop(1), SubmissionRefused)
     world.scheduler.cancel(accepted(outcomes))
+
+
+def test_what_is_on_its_way_to_accounting_arrives(world: World, name: str) -> None:
+    since = datetime.now(UTC) - timedelta(minutes=5)
+    [job_id] = accepted(world.scheduler.submit([world.submission(name, partition="parked")]))
+    assert world.scheduler.backlog() >= 0
+    world.scheduler.cancel([job_id])
+    until("empty backlog", lambda: world.scheduler.backlog() == 0)
+    [record] = world.recorded(name, since)
+    assert record.status.base is SlurmState.CANCELLED
+
+
+def test_what_waits_is_withdrawn_and_what_runs_is_not(world: World, name: str) -> None:
+    waits, runs = accepted(
+        world.scheduler.submit(
+            [
+                world.submission(name, partition="parked"),
+                world.submission(f"{name}-runs", "sleep 120"),
+            ]
+        )
+    )
+    world.running(runs)
+    world.scheduler.withdraw([waits, runs, 4_000_000])
+    assert world.ended(waits).status.base is SlurmState.CANCELLED
+    assert classify(world.report(runs).status) is ProcessState.RUNNING
+    world.scheduler.withdraw([])
+    world.scheduler.cancel([runs])
+    world.ended(runs)
+    world.scheduler.withdraw([waits, runs])
+
+
+def test_who_does_not_listen_is_killed(world: World, name: str) -> None:
+    deaf = world.submission(name, "trap '' TERM; sleep 120 & while :; do wait; done")
+    [job_id] = accepted(world.scheduler.submit([deaf]))
+    world.running(job_id)
+    began = time.monotonic()
+    world.scheduler.cancel([job_id], kill=True)
+    assert classify(world.ended(job_id).status).final
+    # Without it, Slurm waits for as long as KillWait says: 30 s.
+    assert time.monotonic() - began < 25
+    world.scheduler.cancel([job_id], kill=True)
+
+
+def test_how_often_a_job_was_sent_back_is_counted(world: World, name: str) -> None:
+    [job_id] = accepted(world.scheduler.submit([world.submission(name, "sleep 120")]))
+    assert world.running(job_id).restarts == 0
+    world.requeue(job_id)
+    until("requeue", lambda: world.report(job_id).restarts == 1)
+    world.scheduler.cancel([job_id])
+    world.ended(job_id)
+
+
+def test_the_start_of_a_job_is_expected_until_it_starts(world: World, name: str) -> None:
+    outcomes = world.scheduler.submit([world.submission(name, "sleep 120")])
+    [runs] = accepted(outcomes)
+    assert world.running(runs).expected_start is None
+    [waits] = accepted(world.scheduler.submit([world.submission(f"{name}-w", partition="parked")]))
+    at = (datetime.now(UTC) + timedelta(hours=2)).replace(microsecond=0)
+    world.expect(waits, at)
+    report = world.report(waits)
+    assert report.expected_start == at
+    assert report.started_at is None
+    world.scheduler.cancel([runs, waits])
+    assert world.ended(waits).expected_start is None

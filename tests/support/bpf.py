@@ -57,8 +57,8 @@ def _printed(argv: Sequence[str], given: bytes = b"") -> bytes:
     return done.stdout
 
 
-def build(architecture: str, folder: Path, *, noted: bool = False) -> Filter:
-    """The filter that sbseal loads on an architecture."""
+def build(architecture: str, folder: Path) -> dict[bool, Filter]:
+    """The filters that sbseal loads on an architecture: without notes, and with them."""
     source = SOURCES / "sbseal.c"
     flags: list[str] = []
     if architecture != platform.machine():
@@ -72,9 +72,12 @@ def build(architecture: str, folder: Path, *, noted: bool = False) -> Filter:
     program = folder / "filter"
     argv = ["gcc", "-std=gnu17", "-Wall", "-Wextra", "-Werror", *flags, f'-DSBSEAL="{source}"']
     subprocess.run([*argv, "-o", str(program), str(_HARNESS)], check=True)
-    whole = (str(program), *(["noted"] if noted else []))
-    raw = _printed(whole)[4:]
-    return Filter(tuple(Instruction(*fields) for fields in struct.iter_unpack("<HBBI", raw)), whole)
+    return {False: _printed_by(str(program)), True: _printed_by(str(program), "noted")}
+
+
+def _printed_by(*argv: str) -> Filter:
+    raw = _printed(argv)[4:]
+    return Filter(tuple(Instruction(*fields) for fields in struct.iter_unpack("<HBBI", raw)), argv)
 
 
 def _packed(architecture: int, number: int, arguments: Sequence[int]) -> bytes:

@@ -11,7 +11,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import sqlalchemy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from slurmbridge.bridge.checks import Rules
@@ -33,12 +32,10 @@ from slurmbridge.lifecycle import ProcessState, SlurmState
 from slurmbridge.model import Event, Process, parse_spec
 from slurmbridge.runner import Cadence, Runner, Verbs
 from slurmbridge.scheduler import Submission, SubmitOutcome
-from slurmbridge.scheduler.fake import FakeJob, FakeScheduler, hand_clock
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.shell import LocalFiles
 from slurmbridge.store import (
     Change,
-    Database,
     HelperStore,
     ImageStore,
     LogStore,
@@ -47,7 +44,9 @@ from slurmbridge.store import (
     RunnerStatus,
     SiteStore,
 )
+from slurmbridge.testing.scheduler import FakeJob, FakeScheduler, hand_clock
 from slurmbridge.trace.judge import default_rules
+from tests.support.databases import fresh_database
 from tests.support.rows import enroll, strike
 from tests.support.specs import CAPABILITY, HELPERS, IMAGE, START, process_id, spec
 
@@ -79,38 +78,6 @@ def write_goldens() -> None:
     """Write every golden script anew."""
     for specification in sorted(GOLDEN.glob("*.toml")):
         specification.with_suffix(".sbatch").write_text(golden_script(specification))
-
-
-@cache
-def _migrated() -> bytes:
-    # Migrations take longer than most tests, so that they run once.
-    database = Database("sqlite://")
-    database.migrate()
-    content: bytes = _driver(database).serialize()
-    database.close()
-    return content
-
-
-def _driver(database: Database) -> Any:
-    # In memory there is one connection, which the pool keeps.
-    with database.engine.connect() as connection:
-        return connection.connection.driver_connection
-
-
-def _without_waiting_for_the_disk(connection: Any, _record: object) -> None:
-    connection.execute("PRAGMA synchronous=OFF")
-
-
-def fresh_database(file: Path | None = None) -> Database:
-    """A database, in memory or in a file, with the schema and nothing else."""
-    if file is not None:
-        file.write_bytes(_migrated())
-        database = Database(f"sqlite:///{file}")
-        sqlalchemy.event.listen(database.engine, "connect", _without_waiting_for_the_disk)
-        return database
-    database = Database("sqlite://")
-    _driver(database).deserialize(_migrated())
-    return database
 
 
 class Listed(Mapping[str, Path]):
@@ -177,10 +144,15 @@ class HookedStore(ProcessStore):
             super().let_go(process_ids, runner=runner)
 
     def apply(
-        self, changes: Sequence[Change], *, runner: str | None, now: datetime
+        self,
+        changes: Sequence[Change],
+        *,
+        runner: str | None,
+        now: datetime,
+        observer: str | None = None,
     ) -> frozenset[str]:
         """See ProcessStore.apply."""
-        lost = super().apply(changes, runner=runner, now=now)
+        lost = super().apply(changes, runner=runner, now=now, observer=observer)
         self.after()
         return lost
 

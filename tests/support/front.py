@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -29,6 +29,7 @@ from slurmbridge.store import (
     ProcessStore,
     SiteStore,
 )
+from tests.support.databases import content_of, fresh_database
 from tests.support.specs import HELPERS
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -122,22 +123,13 @@ class Front:
         LogStore(self.database).add([(process_id, "stdout", offset, data)])
 
 
-def _driver(database: Database) -> Any:
-    with database.engine.connect() as connection:
-        return connection.connection.driver_connection
-
-
 @cache
 def _furnished() -> bytes:
-    # Migrations take longer than most tests, so that they run once.
-    database = Database("sqlite://")
-    database.migrate()
-    ImageStore(database).record(IMAGE)
-    HelperStore(database, HELPERS.source_sha256).record(HELPERS)
-    SiteStore(database).record_capability(CAPABILITY)
-    content: bytes = _driver(database).serialize()
-    database.close()
-    return content
+    with closing(fresh_database()) as database:
+        ImageStore(database).record(IMAGE)
+        HelperStore(database, HELPERS.source_sha256).record(HELPERS)
+        SiteStore(database).record_capability(CAPABILITY)
+        return content_of(database)
 
 
 @cache
@@ -149,8 +141,7 @@ def _application() -> FastAPI:
 @contextmanager
 def opened(results: Path | None = None) -> Iterator[Front]:
     """A front with one image, one partition and one account; `results` is a store's folder."""
-    database = Database("sqlite://")
-    _driver(database).deserialize(_furnished())
+    database = fresh_database(content=_furnished())
     rules = Rules(frozenset({"data"}), frozenset({"results"}), has_default_destination=True)
     numbers = count()
     desk = Desk(

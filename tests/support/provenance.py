@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from slurmbridge.model import (
     StagedFile,
     parse_spec,
 )
-from slurmbridge.provenance import Provenance
+from slurmbridge.provenance import Provenance, write_bag, write_crate
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = ROOT / ".venv/validator/bin/python"
@@ -35,6 +37,7 @@ TERMS_OF_1_1 = (
     "processorRequirements", "provider", "result", "softwareRequirements", "startTime", "url",
     "value", "version",
 )  # fmt: skip
+BASE, RUN = "ro-crate-1.1", "process-run-crate-0.5"
 START = datetime(2026, 11, 22, 20, 28, 51, tzinfo=UTC)
 SCRIPT = "#!/bin/bash\n#SBATCH --job-name=sb-x\n"
 OUTPUTS = {
@@ -168,6 +171,46 @@ BARE = Provenance(
 )
 
 
+def on_disk(folder: Path, contents: dict[str, bytes]) -> dict[str, Path]:
+    """What a Process left, by its names."""
+    files = {}
+    for number, (path, data) in enumerate(contents.items()):
+        files[path] = folder / f"left-{number}"
+        files[path].write_bytes(data)
+    return files
+
+
+def graph(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Its entities, by their ids."""
+    return {entity["@id"]: entity for entity in document["@graph"]}
+
+
+def metadata(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entities of a crate."""
+    return graph(json.loads((folder / "ro-crate-metadata.json").read_text()))
+
+
+def absent(found: dict[str, dict[str, Any]], path: str) -> dict[str, Any]:
+    """What stands of a file that is not in the crate."""
+    [entity] = [one for one in found.values() if one.get("alternateName") == f"/{path}"]
+    return entity
+
+
+def write_crates(folder: Path) -> None:
+    """The three crates, as folders; and the bag of the first, unpacked."""
+    for name, facts, contents in (
+        ("complete", COMPLETE, OUTPUTS),
+        ("failed", FAILED, ODD),
+        ("bare", BARE, {}),
+    ):
+        (folder / name).mkdir()
+        files = on_disk(folder / name, contents)
+        write_crate(facts, files, folder / name / "crate")
+        write_bag(facts, files, folder / name / "bag.zip")
+        with zipfile.ZipFile(folder / name / "bag.zip") as archive:
+            archive.extractall(folder / name / "bag")
+
+
 class Answers:
     """What roc-validator says, in a process of its own that cannot reach a network."""
 
@@ -202,3 +245,24 @@ class Answers:
         """It may not have been read."""
         self._running.kill()
         self._running.wait()
+
+
+def ask_of(crates: Path, folder: Path) -> Answers:
+    """Start the validator on the three crates, and on one that is spoilt."""
+    # The bag holds all that the folder does, and the steps of the Five Safes.
+    whole = crates / "complete/whole"
+    whole.symlink_to(crates / "complete/bag" / COMPLETE.process.id / "data")
+    spoilt = crates / "spoilt/crate"
+    shutil.copytree(crates / "bare/crate", spoilt)
+    document = json.loads((spoilt / "ro-crate-metadata.json").read_text())
+    graph(document)["./"].pop("license")
+    # A term of RO-Crate 1.2.
+    graph(document)["#program"]["localPath"] = "/bin/true"
+    graph(document)[f"#run-{BARE.process.id}"].pop("instrument")
+    (spoilt / "ro-crate-metadata.json").write_text(json.dumps(document))
+    folders = [(whole, "RECOMMENDED")]
+    folders += [(crates / name / "crate", "REQUIRED") for name in ("failed", "bare", "spoilt")]
+    questions = [
+        (str(at), profile, severity) for at, severity in folders for profile in (BASE, RUN)
+    ]
+    return Answers(folder, questions)

@@ -1,14 +1,22 @@
 """Helpers that are really compiled, once for all tests that need them, and a box to run them in."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 from slurmbridge.container.helpers import SOURCES, HelperBuilder
 from slurmbridge.model import Helpers
 from slurmbridge.shell import LocalShell, Shell
 from tests.support.box import LIMITS, Box, End
 from tests.support.specs import START
+
+# What sbseal is told after its limits, for one task whose refused calls are not noted.
+REST = ("tasks=1", "refused=silent")
+each_form = pytest.mark.parametrize("form", ["refused=silent", "refused=noted"])
 
 
 class HelperList:
@@ -65,3 +73,18 @@ class SealBox(Box):
         if arguments is None:
             arguments = (str(self.folder), *LIMITS, self.tasks, self.refused)
         return super().run(command, arguments=arguments, **how)
+
+
+@contextmanager
+def sealed_box(helpers: Helpers) -> Iterator[SealBox]:
+    """A box for a while. Not below pytest's own folder, which is closed to nobody."""
+    with tempfile.TemporaryDirectory(prefix="sbseal-") as folder:
+        yield SealBox(Path(folder), Path(helpers.path))
+
+
+def assert_refused(box: Box, code: int, err: bytes) -> None:
+    """It said so in one sentence, and no program has run."""
+    assert (code, err.count(b"\n")) == (78, 1), err
+    assert err.startswith(b"sbseal: ")
+    assert b"Success" not in err
+    assert not box.marker.exists()

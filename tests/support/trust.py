@@ -10,7 +10,7 @@ from slurmbridge.container.sif import file_sha256
 from slurmbridge.container.trust import Added, ImageKeeper, SignatureRule
 from slurmbridge.model import Image
 from slurmbridge.store import ImageStore
-from tests.support.builders import fresh_database
+from tests.support.databases import fresh_database
 from tests.support.sif import reader, write_sif
 from tests.support.specs import IMAGE, START
 

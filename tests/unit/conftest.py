@@ -4,15 +4,21 @@ import gc
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from typer.main import get_command
 
 from slurmbridge.context.folder import ContextFolder, Contexts
+from slurmbridge.model import Helpers
 from slurmbridge.shell import LocalFiles
 from slurmbridge.store import Database, ProcessStore
-from tests.support.builders import Bridge, fresh_database
+from tests.support.builders import Bridge
+from tests.support.databases import fresh_database
+from tests.support.provenance import Answers, ask_of, write_crates
+from tests.support.sealing import SealBox, sealed_box
 
 # All of them together shall take seconds; what is found once becomes a test of its own.
 settings.register_profile("unit", max_examples=40, deadline=None)
@@ -25,6 +31,14 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays: no collection of garbage has to look at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_made_once() -> Iterator[None]:
+    """CliRunner makes all commands anew for each call, as a process does once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("typer.testing._get_command", cache(get_command))
+        yield
 
 
 @pytest.fixture
@@ -56,6 +70,29 @@ def folder(tmp_path: Path) -> ContextFolder:
     made = Contexts(LocalFiles(), tmp_path / "contexts").of("p1")
     made.make(b"true\0", b"A=1\0", b"seccomp 2\n")
     return made
+
+
+@pytest.fixture
+def box(sealing_helpers: Helpers) -> Iterator[SealBox]:
+    """A program under the real sbseal."""
+    with sealed_box(sealing_helpers) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def crates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three crates; leave them as they are."""
+    folder = tmp_path_factory.mktemp("crates")
+    write_crates(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def answers(crates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+    """What the public validator says of them."""
+    asked = ask_of(crates, tmp_path_factory.mktemp("validator"))
+    yield asked
+    asked.stop()
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from tests.support.bench import Bench, PlayedSite, refused
 from tests.support.builders import Bridge, end
 from tests.support.front import opened
 from tests.support.specs import process_id
+from tests.support.traces import RECORDED
 
-RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2/acts-audit.trace"
-TRACE = zstandard.ZstdCompressor().compress(RECORDED.read_bytes())
+TRACE = zstandard.ZstdCompressor().compress((RECORDED / "acts-audit.trace").read_bytes())
 INPUT = b"patient,diagnosis\n1,none\n"
 USED = {"JobID": "1", "AllocTRES": "cpu=1,mem=1G", "MaxRSS": "5184K"}
 BOTH = pytest.mark.parametrize("five_safes", [False, True])

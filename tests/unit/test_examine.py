@@ -24,10 +24,11 @@ from slurmbridge.context.folder import Contexts
 from slurmbridge.errors import NoNodeReady, RequestError, SchedulerUnavailable
 from slurmbridge.lifecycle import ProcessState, SlurmState
 from slurmbridge.model import NodeReadiness, ProcessSpec
-from slurmbridge.scheduler.fake import FakeScheduler, hand_clock
 from slurmbridge.shell import LocalFiles
 from slurmbridge.store import Database, Examination, NodeStore, SiteStore
-from tests.support.builders import RETRY, Bridge, fresh_database, shipped_templates
+from slurmbridge.testing.scheduler import FakeScheduler, hand_clock
+from tests.support.builders import RETRY, Bridge, shipped_templates
+from tests.support.databases import fresh_database
 from tests.support.specs import CAPABILITY, START, spec
 from tests.unit.test_readiness import GOOD
 

@@ -4,8 +4,6 @@ import errno
 import platform
 import re
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurmbridge.container.helpers import SOURCES
-from slurmbridge.model import Helpers
 from tests.support import bpf, calls
 from tests.support.calls import AUDIT, CLONE_BITS, FOREIGN, IOCTLS, RULED
 from tests.support.sealing import SealBox as Box
@@ -32,16 +29,10 @@ CLONE, SECCOMP, SOCKET, SOCKETPAIR, IOCTL = RULED[HERE]
 @pytest.fixture(scope="session")
 def filters(tmp_path_factory: pytest.TempPathFactory) -> Filters:
     return {
-        (name, noted): bpf.build(name, tmp_path_factory.mktemp(f"filter-{name}"), noted=noted)
+        (name, noted): built
         for name in bpf.ARCHITECTURES
-        for noted in (False, True)
+        for noted, built in bpf.build(name, tmp_path_factory.mktemp(f"filter-{name}")).items()
     }
-
-
-@pytest.fixture
-def box(sealing_helpers: Helpers) -> Iterator[Box]:
-    with tempfile.TemporaryDirectory(prefix="sbseal-") as folder:
-        yield Box(Path(folder), Path(sealing_helpers.path))
 
 
 # --- as it is built -----------------------------------------------------------------------------
@@ -162,7 +153,7 @@ def test_numbers_that_nobody_reviewed_do_not_exist(each_form: Box) -> None:
     assert set(errors_of(each_form, lines)) == {errno.ENOSYS}
 
 
-# CLONE_UNTRACED ends the container where it is noted: see test_sbseal.py.
+# CLONE_UNTRACED ends the container where it is noted: see test_sbseal_calls.py.
 QUIET_BITS = [bit for name, bit in CLONE_BITS.items() if name != "UNTRACED"]
 RULES = {
     # CLONE_SIGHAND without CLONE_VM: let through, and then refused by the kernel itself.

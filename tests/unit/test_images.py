@@ -14,7 +14,7 @@ from slurmbridge.container.sif import file_sha256
 from slurmbridge.errors import DefinitionInvalid, ImageBuildFailed
 from slurmbridge.model import Image
 from slurmbridge.store import ImageStore
-from tests.support.builders import fresh_database
+from tests.support.databases import fresh_database
 from tests.support.sif import reader
 from tests.support.specs import IMAGE, START
 from tests.support.trust import DEFINITION

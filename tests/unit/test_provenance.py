@@ -5,9 +5,7 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,29 +25,16 @@ from tests.support.provenance import (
     BARE,
     COMPLETE,
     FAILED,
-    ODD,
     OUTPUTS,
     SECRET,
     Answers,
+    absent,
+    graph,
+    metadata,
+    on_disk,
     process,
     sha256,
 )
-
-
-def on_disk(folder: Path, contents: dict[str, bytes]) -> dict[str, Path]:
-    files = {}
-    for number, (path, data) in enumerate(contents.items()):
-        files[path] = folder / f"left-{number}"
-        files[path].write_bytes(data)
-    return files
-
-
-def graph(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {entity["@id"]: entity for entity in document["@graph"]}
-
-
-def metadata(folder: Path) -> dict[str, dict[str, Any]]:
-    return graph(json.loads((folder / "ro-crate-metadata.json").read_text()))
 
 
 def refs(value: Any) -> list[str]:
@@ -57,49 +42,10 @@ def refs(value: Any) -> list[str]:
     return [one["@id"] for one in values]
 
 
-BASE, RUN = "ro-crate-1.1", "process-run-crate-0.5"
-
-
-@pytest.fixture(scope="module")
-def crates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three crates, as folders; and the bag of the first, unpacked."""
-    folder = tmp_path_factory.mktemp("crates")
-    for name, facts, contents in (
-        ("complete", COMPLETE, OUTPUTS),
-        ("failed", FAILED, ODD),
-        ("bare", BARE, {}),
-    ):
-        (folder / name).mkdir()
-        files = on_disk(folder / name, contents)
-        write_crate(facts, files, folder / name / "crate")
-        write_bag(facts, files, folder / name / "bag.zip")
-        with zipfile.ZipFile(folder / name / "bag.zip") as archive:
-            archive.extractall(folder / name / "bag")
-    return folder
-
-
 @pytest.fixture(scope="module", autouse=True)
-def answers(crates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
-    """Asked first and read last: the validator takes seconds."""
-    # The bag holds all that the folder does, and the steps of the Five Safes.
-    whole = crates / "complete/whole"
-    whole.symlink_to(crates / "complete/bag" / COMPLETE.process.id / "data")
-    spoilt = crates / "spoilt/crate"
-    shutil.copytree(crates / "bare/crate", spoilt)
-    document = json.loads((spoilt / "ro-crate-metadata.json").read_text())
-    graph(document)["./"].pop("license")
-    # A term of RO-Crate 1.2.
-    graph(document)["#program"]["localPath"] = "/bin/true"
-    graph(document)[f"#run-{BARE.process.id}"].pop("instrument")
-    (spoilt / "ro-crate-metadata.json").write_text(json.dumps(document))
-    folders = [(whole, "RECOMMENDED")]
-    folders += [(crates / name / "crate", "REQUIRED") for name in ("failed", "bare", "spoilt")]
-    questions = [
-        (str(at), profile, severity) for at, severity in folders for profile in (BASE, RUN)
-    ]
-    asked = Answers(tmp_path_factory.mktemp("validator"), questions)
-    yield asked
-    asked.stop()
+def validator_is_asked(answers: Answers) -> None:
+    """It takes seconds, on its own; its answers are read in test_validator.py, long after this."""
+    assert answers
 
 
 def test_a_crate_says_what_was_run(crates: Path) -> None:
@@ -145,12 +91,6 @@ def test_every_carried_file_stands_with_its_hash(crates: Path) -> None:
         for path, entity in listed.items():
             data = (folder / path).read_bytes()
             assert (entity["sha256"], entity["contentSize"]) == (sha256(data), str(len(data)))
-
-
-def absent(found: dict[str, dict[str, Any]], path: str) -> dict[str, Any]:
-    """What stands of a file that is not in the crate."""
-    [entity] = [one for one in found.values() if one.get("alternateName") == f"/{path}"]
-    return entity
 
 
 def test_an_input_is_referenced_and_never_there(crates: Path) -> None:
@@ -394,41 +334,3 @@ def test_any_file_names_are_read_back_with_their_hashes(
     for path, data in contents.items():
         assert found[path] == sha256(data)
         assert (folder / "crate" / path).read_bytes() == data
-
-
-@pytest.mark.parametrize("name", ["failed", "bare"])
-def test_the_public_validator_finds_nothing(answers: Answers, name: str) -> None:
-    assert answers.of(name, BASE) == {}
-    assert answers.of(name, RUN) == {}
-
-
-def test_the_public_validator_does_look(answers: Answers) -> None:
-    for missed in ("`license`", "localPath"):
-        assert [sentence for sentence in answers.of("spoilt", BASE) if missed in sentence]
-    assert [sentence for sentence in answers.of("spoilt", RUN) if "instrument" in sentence]
-
-
-def test_what_is_recommended_and_not_known(answers: Answers, crates: Path) -> None:
-    found = metadata(crates / "complete/crate")
-    elsewhere = [absent(found, path)["@id"] for path in ("input/flights/a.csv", "code/analysis.py")]
-    of_any_crate = {
-        "The Root Data Entity SHOULD have a link to a Contextual Entity representing the `author`"
-        " of the RO-Crate": {""},
-        "The `publisher` property of a `Root Data Entity` SHOULD be an `Organization`": {""},
-    } | {
-        f"Web-based Data Entity {at} uses scheme 'ni' which is not natively supported by the"
-        " validator; availability could not be verified": {"None"}
-        for at in elsewhere
-    }
-    assert answers.of("complete", BASE) == of_any_crate
-    assert answers.of("complete", RUN) == of_any_crate | {
-        "The ContainerImage SHOULD have a registry": {f"#image-{sha256(b'image')}"},
-        "The Application SHOULD have a url": {elsewhere[1]},
-        "The SoftwareApplication id SHOULD be an absolute URI": {
-            "http://schema.org/SoftwareApplication",
-            "http://schema.org/SoftwareSourceCode",
-        },
-        "The Action SHOULD have an agent that is a Person or Organization": {
-            f"#run-{COMPLETE.process.id}"
-        },
-    }

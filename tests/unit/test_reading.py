@@ -23,8 +23,8 @@ from slurmbridge.trace.judge import default_rules
 from slurmbridge.trace.read import Decompressed, Reading, StreamFile, read, read_stream
 from slurmbridge.trace.report import USUAL, Doubt, TraceReport
 from tests.support.builders import Bridge, end
+from tests.support.traces import RECORDED
 
-RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
 AUDIT = (RECORDED / "acts-audit.trace").read_bytes()
 PACKED = zstandard.ZstdCompressor().compress(AUDIT)
 

@@ -11,7 +11,7 @@ from slurmbridge.container.images import ImageBuilder
 from slurmbridge.container.trust import revocation_marker
 from slurmbridge.errors import ImageRefused, RequestError
 from slurmbridge.store import ImageStore
-from tests.support.builders import fresh_database
+from tests.support.databases import fresh_database
 from tests.support.sif import reader, write_sif
 from tests.support.trust import DEFINITION, Trust, new_trust
 

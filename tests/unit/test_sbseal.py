@@ -1,13 +1,10 @@
 """sbseal itself, run on this host: what it hands on, what it refuses, how it ends."""
 
 import os
-import platform
 import re
 import signal
 import stat
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,22 +13,12 @@ from hypothesis import strategies as st
 
 from slurmbridge.model import Helpers
 from tests.support.box import AS_NOBODY, LIMITS, PID_NAMESPACE, first_child, wait_for
-from tests.support.calls import RULED, refused
+from tests.support.sealing import REST, assert_refused, each_form, sealed_box
 from tests.support.sealing import SealBox as Box
 
 SHOW = "/bin/cat /proc/$$/cmdline; echo; echo ==; /bin/cat /proc/$$/environ"
 items = st.lists(st.binary(max_size=40).map(lambda item: item.replace(b"\0", b"")), max_size=5)
-each_form = pytest.mark.parametrize("form", ["refused=silent", "refused=noted"])
-HERE = platform.machine()
-REST = ("tasks=1", "refused=silent")
 each_user = pytest.mark.parametrize("prefix", [(), AS_NOBODY], ids=["self", "nobody"])
-
-
-@pytest.fixture
-def box(sealing_helpers: Helpers) -> Iterator[Box]:
-    """Not below pytest's own folder, which is closed to nobody."""
-    with tempfile.TemporaryDirectory(prefix="sbseal-") as folder:
-        yield Box(Path(folder), Path(sealing_helpers.path))
 
 
 def limit_line(name: str, value: int) -> str:
@@ -52,8 +39,7 @@ def test_every_byte_of_command_and_environment_arrives(
     arguments: list[bytes],
     environment: list[bytes],
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="sbseal-") as folder:
-        box = Box(Path(folder), Path(sealing_helpers.path))
+    with sealed_box(sealing_helpers) as box:
         box.refused = form
         command = [b"/bin/sh", b"-c", SHOW.encode(), *arguments]
         box.set_environment(environment)
@@ -162,13 +148,6 @@ BROKEN: dict[str, Callable[[Box], object]] = {
     "a probe that fails": lambda box: box.replace_probe("exit 3"),
     "a probe that is killed": lambda box: box.replace_probe("kill -KILL $$"),
 }
-
-
-def assert_refused(box: Box, code: int, err: bytes) -> None:
-    assert (code, err.count(b"\n")) == (78, 1), err
-    assert err.startswith(b"sbseal: ")
-    assert b"Success" not in err
-    assert not box.marker.exists()
 
 
 def test_a_good_box_is_not_refused(box: Box) -> None:
@@ -356,225 +335,3 @@ def test_it_holds_nothing_open_but_what_it_needs(box: Box, form: str, more: list
     script = f": >{box.marker}; sleep 0.1"
     end = box.run(["sh", "-c", script], prefix=PID_NAMESPACE, meanwhile=meanwhile)
     assert (end.code, found) == (0, ["signalfd", *more])
-
-
-# --- calls that are refused -------------------------------------------------------------------
-
-CLONE, SECCOMP = RULED[HERE][:2]
-UNSHARE = next(number for number in refused(HERE) if number in {272, 97})
-ESCAPES = {
-    "clone with CLONE_UNTRACED": f"{CLONE}, 0x800011, 0, 0, 0, 0",
-    "seccomp with a listener": f"{SECCOMP}, 1, 8, ctypes.create_string_buffer(16)",
-}
-CALL = "import ctypes, os, signal, threading, time; libc = ctypes.CDLL(None, use_errno=True)\n"
-each_escape = pytest.mark.parametrize("what", ESCAPES)
-
-
-def python(script: str) -> list[str]:
-    return [str(Path(sys.executable).resolve()), "-S", "-E", "-c", CALL + script]
-
-
-@each_escape
-def test_what_escapes_a_tracer_ends_the_container_when_it_is_noted(box: Box, what: str) -> None:
-    script = python(f"libc.syscall({ESCAPES[what]}); print('went on')")
-    end = box.noting().run(script, prefix=PID_NAMESPACE)
-    said = f"sbseal: ended: the program tried to escape its tracer ({what})\n"
-    assert (end.code, end.out, end.err.decode()) == (137, b"", said)
-
-
-@each_escape
-def test_what_escapes_a_tracer_is_an_error_like_any_other_when_nobody_looks(
-    box: Box, what: str
-) -> None:
-    script = python(f"print(libc.syscall({ESCAPES[what]}), ctypes.get_errno())")
-    end = box.run(script, prefix=PID_NAMESPACE)
-    assert (end.code, end.out, end.err) == (0, b"-1 1\n", b"")
-
-
-def test_libseccomp_may_ask_what_the_kernel_can_do(box: Box) -> None:
-    script = python(f"print(libc.syscall({SECCOMP}, 1, 8, None), ctypes.get_errno())")
-    end = box.noting().run(script, prefix=PID_NAMESPACE)
-    assert (end.code, end.out, end.err) == (0, b"-1 1\n", b"")
-
-
-def test_the_probe_finds_the_same_in_both_forms(box: Box) -> None:
-    # But for the sockets of this host, which come and go.
-    both = [
-        box.run(["true"], prefix=PID_NAMESPACE),
-        box.noting().run(["true"], prefix=PID_NAMESPACE),
-    ]
-    found, noted = (re.sub(rb"sockets .*\n", b"", end.facts) for end in both)
-    assert found.count(b"\ncall ") > 30
-    assert noted == found
-
-
-FLOOD = f"""
-signals = []
-signal.signal(signal.SIGALRM, lambda *_: signals.append(1))
-signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-errors = []
-def ask():
-    for _ in range(2500):
-        result = libc.syscall({UNSHARE}, 0x10000000)
-        errors.append((result, ctypes.get_errno()))
-threads = [threading.Thread(target=ask) for _ in range(8)]
-[thread.start() for thread in threads], [thread.join() for thread in threads]
-signal.setitimer(signal.ITIMER_REAL, 0)
-# A signal may come before sbseal is asked; then nothing was refused, and the error is EINTR.
-print(len(errors), set(errors) - {{(-1, 4)}}, len(signals) > 5, errors.count((-1, 1)) > 19000)
-"""
-
-
-def test_a_flood_of_refused_calls_is_answered_while_signals_arrive(box: Box) -> None:
-    def meanwhile(pid: int) -> None:
-        wait_for(box.marker)
-        for _ in range(50):
-            os.kill(first_child(pid), signal.SIGWINCH)
-
-    script = python(f"open({str(box.marker)!r}, 'w').close()" + FLOOD)
-    end = box.noting().run(script, prefix=PID_NAMESPACE, meanwhile=meanwhile)
-    assert (end.code, end.err) == (0, b"")
-    assert end.out == b"20000 {(-1, 1)} True True\n"
-
-
-KILLED = f"""
-for turn in range(300):
-    child = os.fork()
-    if child == 0:
-        while True:
-            libc.syscall({UNSHARE}, 0x10000000)
-    time.sleep(turn % 7 * 0.0001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-print(libc.syscall({UNSHARE}, 0x10000000), ctypes.get_errno())
-"""
-
-
-def test_whoever_dies_while_it_asks_disturbs_nobody(box: Box) -> None:
-    end = box.noting().run(python(KILLED), prefix=PID_NAMESPACE)
-    assert (end.code, end.out, end.err) == (0, b"-1 1\n", b"")
-
-
-def test_a_program_cannot_copy_what_the_kernel_asks_by(box: Box) -> None:
-    """Not even root, to whom process 1 is open: pidfd_getfd is 438 everywhere."""
-    script = (
-        "first = os.pidfd_open(1)\n"
-        "print({libc.syscall(438, first, number, 0) for number in range(20)}, ctypes.get_errno())"
-    )
-    end = box.noting().run(python(script), prefix=PID_NAMESPACE)
-    assert (end.out, end.err) == (b"{-1} 1\n", b"")
-
-
-# As a kernel before Linux 5.0 answers, and one before 5.19.
-WITHOUT_FLAG = (
-    "import ctypes, os, struct, sys\n"
-    "steps = [(0x20, 0, 0, 0), (0x15, 0, 3, {number}), (0x20, 0, 0, 24), (0x45, 0, 1, {flag}),"
-    " (6, 0, 0, 0x50016), (6, 0, 0, 0x7fff0000)]\n"
-    "code = ctypes.create_string_buffer(b''.join(struct.pack('=HBBI', *step) for step in steps))\n"
-    "rules = ctypes.create_string_buffer("
-    "struct.pack('=HxxxxxxQ', len(steps), ctypes.addressof(code)))\n"
-    "libc = ctypes.CDLL(None)\n"
-    "assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, rules) == 0\n"
-    "os.execvp(sys.argv[1], sys.argv[1:])"
-)
-
-
-def without_flag(flag: int) -> tuple[str, ...]:
-    return (sys.executable, "-c", WITHOUT_FLAG.format(number=SECCOMP, flag=flag))
-
-
-def test_nothing_starts_where_the_kernel_cannot_tell_of_refused_calls(box: Box) -> None:
-    end = box.noting().run(prefix=without_flag(8))
-    assert_refused(box, end.code, end.err)
-    assert b"notes refused calls (Linux 5.0): Invalid argument" in end.err
-
-
-def test_a_kernel_that_lets_a_signal_ask_twice_is_good_enough(box: Box) -> None:
-    end = box.noting().run(python(FLOOD), prefix=(*PID_NAMESPACE, *without_flag(32)))
-    assert (end.code, end.out) == (0, b"20000 {(-1, 1)} True True\n"), end.err
-
-
-# --- tasks ------------------------------------------------------------------------------------
-
-SLURM = ["PATH=/usr/bin:/bin", "SLURM_NTASKS=3", "SLURM_PROCID=0", "SLURM_LOCALID=0"]
-
-
-def tasks(box: Box, count: int, environment: list[str]) -> Box:
-    box.tasks = f"tasks={count}"
-    box.set_environment(environment)
-    return box
-
-
-@each_form
-def test_each_task_gets_its_number_and_a_process_group(box: Box, form: str) -> None:
-    box.refused = form
-    # At once, so that no other task's words come between.
-    script = "words=$(cut -d' ' -f1,5 /proc/$$/stat; tr '\\0' ';' </proc/$$/environ); echo $words"
-    end = tasks(box, 3, ["A=SLURM_PROCID=0", *SLURM, "SLURM_PROCIDS=0"]).run(["sh", "-c", script])
-    assert (end.code, end.err) == (0, b"")
-    told = [line.split(" ", 2) for line in end.out.decode().splitlines()]
-    assert all(pid == group for pid, group, _ in told)
-    assert len({pid for pid, _, _ in told}) == 3
-    assert {variables for _, _, variables in told} == {
-        f"A=SLURM_PROCID=0;{SLURM[0]};{SLURM[1]};SLURM_PROCID={task};SLURM_LOCALID={task};"
-        "SLURM_PROCIDS=0;"
-        for task in range(3)
-    }
-
-
-def test_one_task_gets_its_environment_as_it_is(box: Box) -> None:
-    end = tasks(box, 1, ["SLURM_PROCID=7", "SLURM_LOCALID=x"]).run(["/usr/bin/env"])
-    assert end.out == b"SLURM_PROCID=7\nSLURM_LOCALID=x\n"
-
-
-def test_a_thousand_tasks_run(box: Box) -> None:
-    script = 'echo $SLURM_PROCID >>"$0"'
-    end = tasks(box, 1024, SLURM).run(["sh", "-c", script, str(box.marker)], prefix=PID_NAMESPACE)
-    assert (end.code, end.err) == (0, b"")
-    assert sorted(map(int, box.marker.read_text().split())) == list(range(1024))
-
-
-def test_it_ends_well_when_all_tasks_have(box: Box) -> None:
-    script = "sleep 0.0$((2 - SLURM_PROCID)); echo $SLURM_PROCID"
-    end = tasks(box, 3, SLURM).run(["bash", "-c", script], prefix=PID_NAMESPACE)
-    assert (end.code, sorted(end.out.split())) == (0, [b"0", b"1", b"2"])
-
-
-@pytest.mark.parametrize(("ends", "code"), [("exit 7", 7), ("kill -KILL $$", 137)])
-@pytest.mark.parametrize("failing", [0, 1, 2])
-def test_one_task_that_fails_ends_all_at_once(box: Box, failing: int, ends: str, code: int) -> None:
-    # The others would hold standard output open for a minute.
-    script = f"[ $SLURM_PROCID = {failing} ] || exec sleep 60; sleep 0.05; {ends}"
-    end = tasks(box, 3, SLURM).run(["sh", "-c", script], prefix=PID_NAMESPACE)
-    assert end.code == code
-
-
-def test_a_task_that_has_ended_well_ends_nobody(box: Box) -> None:
-    script = "[ $SLURM_PROCID = 0 ] || { sleep 0.1; [ $SLURM_PROCID = 1 ] || exit 5; }"
-    end = tasks(box, 3, SLURM).run(["sh", "-c", script], prefix=PID_NAMESPACE)
-    assert end.code == 5
-
-
-def test_a_signal_goes_to_every_task(box: Box) -> None:
-    folder = box.marker.parent
-
-    def meanwhile(pid: int) -> None:
-        for task in range(3):
-            wait_for(folder / str(task))
-        os.kill(first_child(pid), signal.SIGTERM)
-
-    script = (
-        f"trap 'echo $SLURM_PROCID; exit 0' TERM; : >{folder}/$SLURM_PROCID; "
-        "while :; do sleep 0.02; done"
-    )
-    box = tasks(box, 3, SLURM)
-    end = box.run(["bash", "-c", script], prefix=PID_NAMESPACE, meanwhile=meanwhile)
-    assert (end.code, sorted(end.out.split())) == (0, [b"0", b"1", b"2"])
-
-
-def test_no_task_starts_when_one_cannot(box: Box) -> None:
-    prefix = (*PID_NAMESPACE, *AS_NOBODY)
-    arguments = (str(box.folder), "nproc=20", *LIMITS[1:], "tasks=100", REST[1])
-    end = box.run(prefix=prefix, arguments=arguments)
-    assert (end.code, box.marker.exists()) == (78, False)
-    assert b"fork: Resource temporarily unavailable" in end.err

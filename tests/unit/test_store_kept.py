@@ -35,7 +35,8 @@ from slurmbridge.store import (
     TokenStore,
 )
 from slurmbridge.store.tables import UtcTime
-from tests.support.builders import KEY, fresh_database
+from tests.support.builders import KEY
+from tests.support.databases import fresh_database
 from tests.support.rows import ONE, THREE, TWO, add, change, claim, listed, move
 from tests.support.specs import CAPABILITY, HELPERS, IMAGE, START, process_id
 

@@ -1,7 +1,6 @@
 """What is read from traces that strace 7.2 really wrote, and from single lines."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 
@@ -36,16 +35,14 @@ from slurmbridge.trace.events import (
     Unreadable,
     Unusual,
 )
+from tests.support.traces import FIRST, RECORDED, text_of
 
-RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
-FIRST = b'7 1.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0\n'
 KEY = Key(7, 1)
 
 
 def told(*lines: bytes, begin: Begin = Begin.FIRST) -> list[Happening]:
     """What one process, which has begun to run, then does."""
-    text = FIRST + b"".join(line + b"\n" for line in lines)
-    return list(Follower(begin).events([text]))[2:]
+    return list(Follower(begin).events([text_of(FIRST, *lines)]))[2:]
 
 
 def of(kind: type[Happening], events: Iterable[Happening]) -> list[Happening]:

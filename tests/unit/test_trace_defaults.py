@@ -1,7 +1,6 @@
 """The rules of a site that has no file of its own: who passes them, and who does not."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -26,8 +25,7 @@ from tests.support.happenings import (
     report_of,
     unusual,
 )
-
-RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
+from tests.support.traces import RECORDED
 
 
 def by_default(*events: ev.Happening) -> Verdict:

@@ -3,7 +3,6 @@
 import gc
 import tracemalloc
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 from slurmbridge.trace import Begin, Follower
 from slurmbridge.trace.events import Remarked, Started, Unreadable
 from slurmbridge.trace.living import Process
+from tests.support.traces import EXECUTES, RECORDED
 
-RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
 LINES = [
     line
     for name in ("acts-audit", "refused-audit", "refused-full", "tasks-audit")
@@ -95,7 +94,7 @@ def test_pieces_of_any_size(sizes: list[int]) -> None:
 
 def churn(rounds: int) -> Iterator[bytes]:
     """Processes that come and go, each opening files of its own; and some that leave calls open."""
-    yield b'5 1.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0\n'
+    yield b"5 1.000000 " + EXECUTES
     for turn in range(rounds):
         pid = 100 + turn % 30_000
         yield (
@@ -131,7 +130,7 @@ def test_memory_is_that_of_what_lives() -> None:
 
 def test_generations_that_are_gone_are_forgotten() -> None:
     """Each process starts one more and ends: a chain of daemons."""
-    first = b'1 1.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0\n'
+    first = b"1 1.000000 " + EXECUTES
     chain = (
         b"%d 1.000000 fork() = %d\n%d 1.000000 +++ exited with 0 +++\n" % (n, n + 1, n)
         for n in range(1, 500)

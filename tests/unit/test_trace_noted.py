@@ -3,16 +3,14 @@
 import errno
 import platform
 import sys
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slurmbridge.container.apptainer import recording
-from slurmbridge.model import Helpers, TraceLevel
+from slurmbridge.model import TraceLevel
 from slurmbridge.trace import Begin, Follower
 from slurmbridge.trace.events import (
     Created,
@@ -31,23 +29,16 @@ from slurmbridge.trace.readers import name_of
 from tests.support import calls
 from tests.support.box import PID_NAMESPACE
 from tests.support.sealing import SealBox
+from tests.support.traces import ENTER, EXECUTES, FIRST, RECORDED, text_of
 
-RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
-# The launcher, sbseal, its probe and one task, before the program runs.
-ENTER = (
-    b'7 1.000000 execve("/usr/bin/apptainer", ["apptainer"], 0x1 /* 0 vars */) = 0\n'
-    b"7 1.000000 clone(child_stack=0x1, flags=CLONE_NEWPID|SIGCHLD) = 20\n"
-    b'20 1.000000 execve("/.sb/sbseal", ["/.sb/sbseal"], 0x1 /* 0 vars */) = 0\n'
-    b"20 1.000000 clone(child_stack=NULL, flags=SIGCHLD) = 2\n"
-    b'21 1.000000 execve("/.sb/sbprobe", ["sbprobe"], 0x1 /* 0 vars */) = 0\n'
-    b"21 1.000000 +++ exited with 0 +++\n"
-)
+# One task, before the program runs.
 TASK = (
     b"20 1.000000 clone(child_stack=NULL, flags=SIGCHLD) = 3\n"
     b'22 1.000000 mkdirat(-1, "sbseal task=0 pid=3", 000) = -1 EBADF (Bad file descriptor)\n'
-    b'22 1.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0\n'
+    b"22 1.000000 " + EXECUTES
 )
-FIRST = Key(22, 4)
+# The one task.
+ASKER = Key(22, 4)
 ARGUMENTS = b"0x10000000,0x0,0x0,0x0,0x0,0x0"
 TOLD = ARGUMENTS.replace(b",", b", ")
 
@@ -64,8 +55,7 @@ def read(
 ) -> tuple[Follower, list[Happening]]:
     """What follows the first two events, which are the program's start."""
     follower = Follower(noted=noted)
-    text = ENTER + first + b"".join(line + b"\n" for line in lines)
-    return follower, list(follower.events([text]))[2:]
+    return follower, list(follower.events([text_of(ENTER + first, *lines)]))[2:]
 
 
 def told(*lines: bytes, noted: bool = True) -> list[Happening]:
@@ -175,16 +165,16 @@ def test_tasks_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("line", "event"),
     [
-        (note(), Unusual(10, 2_000_000, FIRST, "unshare", TOLD, "EPERM")),
-        (note(call=457, error=38), Refused(10, 2_000_000, FIRST, "statmount", TOLD, "ENOSYS")),
-        (note(call=97, arch=b"c00000b7"), Unusual(10, 2_000_000, FIRST, "unshare", TOLD, "EPERM")),
+        (note(), Unusual(10, 2_000_000, ASKER, "unshare", TOLD, "EPERM")),
+        (note(call=457, error=38), Refused(10, 2_000_000, ASKER, "statmount", TOLD, "ENOSYS")),
+        (note(call=97, arch=b"c00000b7"), Unusual(10, 2_000_000, ASKER, "unshare", TOLD, "EPERM")),
         (note(call=20, error=38, arch=b"40000003"),
-         Refused(10, 2_000_000, FIRST, "syscall_0x14 (i386)", TOLD, "ENOSYS")),
+         Refused(10, 2_000_000, ASKER, "syscall_0x14 (i386)", TOLD, "ENOSYS")),
         (note(call=0x4000_0027),
-         Refused(10, 2_000_000, FIRST, "syscall_0x27 (x32)", TOLD, "EPERM")),
-        (note(call=0xFFFF_FFFF), Refused(10, 2_000_000, FIRST, "syscall_0xbfffffff (x32)", TOLD,
+         Refused(10, 2_000_000, ASKER, "syscall_0x27 (x32)", TOLD, "EPERM")),
+        (note(call=0xFFFF_FFFF), Refused(10, 2_000_000, ASKER, "syscall_0xbfffffff (x32)", TOLD,
                                         "EPERM")),
-        (note(call=9999, error=4000), Refused(10, 2_000_000, FIRST, "syscall_0x270f", TOLD, "?")),
+        (note(call=9999, error=4000), Refused(10, 2_000_000, ASKER, "syscall_0x270f", TOLD, "?")),
     ],
 )  # fmt: skip
 def test_one_note(line: bytes, event: Happening) -> None:
@@ -198,7 +188,7 @@ def test_a_note_in_two_lines_and_one_that_never_ended() -> None:
     unfinished = b"20 2.000000 " + begun + b" <unfinished ...>"
     resumed = b"20 3.000000 <... mkdirat resumed>) = -1 EBADF (Bad file descriptor)"
     killed = b"20 3.000000 +++ killed by SIGKILL +++"
-    event = Unusual(11, 3_000_000, FIRST, "unshare", TOLD, "EPERM")
+    event = Unusual(11, 3_000_000, ASKER, "unshare", TOLD, "EPERM")
     assert told(unfinished, resumed) == [event]
     assert told(unfinished, killed) == [event]
 
@@ -209,7 +199,7 @@ def test_where_strace_has_recorded_the_call_the_note_tells_nothing() -> None:
         b"20 2.000000 " + note(),
         b"22 2.000000 <... unshare resumed>) = -1 EPERM (Operation not permitted)",
     )
-    once = [Unusual(12, 2_000_000, FIRST, "unshare", b"CLONE_NEWUSER", "EPERM")]
+    once = [Unusual(12, 2_000_000, ASKER, "unshare", b"CLONE_NEWUSER", "EPERM")]
     assert told(*lines) == told(*lines, noted=False) == once
 
 
@@ -231,7 +221,7 @@ def test_a_note_of_somebody_unknown_is_that_of_a_recorded_call_if_any_such_is_re
 def test_a_note_of_somebody_unknown_is_told_of_the_first_task() -> None:
     (event,) = told(b"20 2.000000 " + note(pid=99))
     assert isinstance(event, Unusual)
-    assert event.process == FIRST
+    assert event.process == ASKER
 
 
 def test_a_child_is_known_once_its_number_is() -> None:
@@ -245,7 +235,7 @@ def test_a_child_is_known_once_its_number_is() -> None:
     )
     follower, events = read(*lines)
     askers = [event.process for event in events if isinstance(event, Unusual)]
-    assert askers == [Key(23, 5), FIRST]
+    assert askers == [Key(23, 5), ASKER]
     assert len(follower._numbers) == 1
 
 
@@ -258,7 +248,7 @@ def test_a_thread_that_executes_a_program_takes_the_first_ones_number() -> None:
         b"20 2.000000 " + note(pid=3),
     )
     assert refusals(events) == [("Unusual", "unshare", "EPERM")]
-    assert {event.process for event in events if isinstance(event, Unusual)} == {FIRST}
+    assert {event.process for event in events if isinstance(event, Unusual)} == {ASKER}
 
 
 @pytest.mark.parametrize(
@@ -293,7 +283,7 @@ def test_tasks_of_which_nothing_was_noted_are_told_by_their_order() -> None:
     """A container whose refusals are silent, or a trace of before."""
     lines = b"".join(
         b"20 1.000000 clone(child_stack=NULL, flags=SIGCHLD) = %d\n"
-        b'%d 1.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0\n' % (3 + task, 22 + task)
+        b"%d 1.000000 %b" % (3 + task, 22 + task, EXECUTES)
         for task in range(3)
     )
     follower, events = read(first=lines)
@@ -306,7 +296,7 @@ def test_tasks_of_which_nothing_was_noted_are_told_by_their_order() -> None:
 
 def test_the_task_of_a_trace_without_sbseal_is_its_first_process() -> None:
     follower = Follower(Begin.FIRST)
-    list(follower.events([b'7 1.000000 execve("/bin/a", ["a"], 0x1 /* 0 vars */) = 0\n']))
+    list(follower.events([FIRST]))
     assert follower.tasks == (Key(7, 1),) == (follower.program,)
 
 
@@ -351,27 +341,24 @@ os.write(1, b"%d " % errors.count(1))
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
-def test_a_real_strace_has_each_refused_call_once_and_in_order(
-    sealing_helpers: Helpers, tasks: int
-) -> None:
+def test_a_real_strace_has_each_refused_call_once_and_in_order(box: SealBox, tasks: int) -> None:
     record = recording(TraceLevel.AUDIT)
     assert record is not None
-    with tempfile.TemporaryDirectory(prefix="sbseal-") as folder:
-        box = SealBox(Path(folder), Path(sealing_helpers.path)).noting()
-        made, trace = box.marker.parent / "made", Path(folder, "trace")
-        box.tasks = f"tasks={tasks}"
-        box.set_environment([f"MADE={made}", "SLURM_PROCID=0"])
-        # An older strace does not know all of them.
-        names = ",".join(n if n.startswith("%") else f"?{n}" for n in record.calls.split(","))
-        strace = ("strace", "-f", "--seccomp-bpf", "-qq", "-ttt", "-y", f"-etrace={names}")
-        keyctl = next(n for n in calls.refused(platform.machine()) if n in {250, 219})
-        script = ASKS.format(keyctl=keyctl)
-        end = box.run(
-            [sys.executable, "-S", "-E", "-c", script],
-            prefix=(*strace, f"-o{trace}", *PID_NAMESPACE),
-        )
-        assert (end.err, end.code) == (b"", 0)
-        text = trace.read_bytes().replace(folder.encode() + b"/sbseal", b"/.sb/sbseal")
+    box.noting()
+    made, trace = box.marker.parent / "made", box.folder / "trace"
+    box.tasks = f"tasks={tasks}"
+    box.set_environment([f"MADE={made}", "SLURM_PROCID=0"])
+    # An older strace does not know all of them.
+    names = ",".join(n if n.startswith("%") else f"?{n}" for n in record.calls.split(","))
+    strace = ("strace", "-f", "--seccomp-bpf", "-qq", "-ttt", "-y", f"-etrace={names}")
+    keyctl = next(n for n in calls.refused(platform.machine()) if n in {250, 219})
+    script = ASKS.format(keyctl=keyctl)
+    end = box.run(
+        [sys.executable, "-S", "-E", "-c", script],
+        prefix=(*strace, f"-o{trace}", *PID_NAMESPACE),
+    )
+    assert (end.err, end.code) == (b"", 0)
+    text = trace.read_bytes().replace(bytes(box.folder / "sbseal"), b"/.sb/sbseal")
     follower = Follower()
     events = list(follower.events([text]))
     asked = [(n, e) for n, e in enumerate(events) if isinstance(e, Unusual) and e.call == "keyctl"]

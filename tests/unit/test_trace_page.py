@@ -33,7 +33,8 @@ from slurmbridge.trace.report import (
 )
 from slurmbridge.trace.schema import schema, schema_text
 from slurmbridge.trace.words import DOUBTS, PLACES
-from tests.unit.test_trace_report import EVENTS, KEY, RECORDED, SMALL, opened, report_of
+from tests.support.traces import RECORDED
+from tests.unit.test_trace_report import EVENTS, KEY, SMALL, opened, report_of
 from tests.unit.test_trace_text import FINDING, tasks_of
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -98,13 +99,14 @@ def checked(report: TraceReport) -> Page:
     """The page of a report, after the checks that every page has to stand."""
     text = page(report)
     assert page(report) == text
-    assert all(sign.isprintable() or sign == "\n" for sign in text)
+    assert text.replace("\n", "").isprintable()
     found = Page(text)
     assert found.others == ["DOCTYPE html"]
     assert {element for element, _ in found.elements} <= set(ELEMENTS.split())
+    known = set(ATTRIBUTES.split())
     for _, attributes in found.elements:
         for key, value in attributes.items():
-            assert key in ATTRIBUTES.split()
+            assert key in known
             assert key != "href" or re.fullmatch("#[a-z0-9-]+", value)
             assert "url(" not in value
     ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]

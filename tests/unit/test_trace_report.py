@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -28,8 +27,8 @@ from slurmbridge.trace.report import (
     StreamReport,
     Use,
 )
+from tests.support.traces import RECORDED
 
-RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
 KEY = Key(7, 1)
 START = ev.Started(1, 1_000_000, KEY, None, True)
 END = ev.Ended(99, 9_000_000, KEY, 0, None)

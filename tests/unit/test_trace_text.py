@@ -21,7 +21,8 @@ from slurmbridge.trace.report import (
     Verdict,
 )
 from slurmbridge.trace.words import seconds
-from tests.unit.test_trace_report import EVENTS, KEY, RECORDED, SMALL, opened, report_of
+from tests.support.traces import RECORDED
+from tests.unit.test_trace_report import EVENTS, KEY, SMALL, opened, report_of
 
 VIEWS = (text.summary, text.files, text.network, text.tree)
 FINDING = Finding(

@@ -17,8 +17,8 @@ from slurmbridge.trace.read import Read, Reading, StreamFile, read
 from slurmbridge.trace.report import USUAL, TraceReport
 from tests.support.bench import Bench, PlayedSite, refused
 from tests.support.front import SPEC, Front, opened
+from tests.support.traces import RECORDED
 
-RECORDED = Path(__file__).parents[1] / "recorded/strace-7.2"
 AUDIT = (RECORDED / "acts-audit.trace").read_bytes()
 
 
