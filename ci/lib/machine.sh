@@ -21,7 +21,7 @@ check_cgroup() {
 check_ports() {
     check_port bridge 8642 "${SLURMBRIDGE_PORT:-8642}" SLURMBRIDGE_PORT
     check_port login 22 "${SLURMBRIDGE_SSH_PORT:-8622}" SLURMBRIDGE_SSH_PORT
-    check_port far 8643 "${SLURMBRIDGE_FAR_PORT:-8643}" SLURMBRIDGE_FAR_PORT
+    check_port far 8642 "${SLURMBRIDGE_FAR_PORT:-8643}" SLURMBRIDGE_FAR_PORT
     check_port database 5432 "${SLURMBRIDGE_DATABASE_PORT:-8632}" SLURMBRIDGE_DATABASE_PORT
 }
 

@@ -18,6 +18,10 @@ _CHUNK = 4 << 20
 class Delivery(Protocol):
     """Where images and helpers are on a cluster. What is not there yet is brought there."""
 
+    def named(self, image: Image, helpers: Helpers) -> tuple[Image, Helpers]:
+        """Both, as its cluster's nodes would find them; nothing is brought anywhere."""
+        ...
+
     def image(self, image: Image) -> Image:
         """The image, as its cluster's nodes find it.
 
@@ -49,6 +53,10 @@ class Delivery(Protocol):
 class Shared:
     """The nodes see the bridge's own folder."""
 
+    def named(self, image: Image, helpers: Helpers) -> tuple[Image, Helpers]:
+        """See Delivery."""
+        return image, helpers
+
     def image(self, image: Image) -> Image:
         """See Delivery."""
         return image
@@ -72,6 +80,14 @@ class Sent:
         self._files = files
         self._folder = folder
         self._there: set[Path] = set()
+
+    def named(self, image: Image, helpers: Helpers) -> tuple[Image, Helpers]:
+        """See Delivery."""
+        there = self._folder / Path(helpers.path).name
+        return (
+            image.model_copy(update={"path": str(self._place(image))}),
+            helpers.model_copy(update={"path": str(there)}),
+        )
 
     def image(self, image: Image) -> Image:
         """See Delivery."""

@@ -150,7 +150,8 @@ class ClusterSite:
 
     def render(self, process_id: str, spec: ProcessSpec, image: Image, helpers: Helpers) -> str:
         """What would be submitted."""
-        return self._renderer.render(process_id, spec, image, helpers).text
+        found = self._delivery.named(image, helpers)
+        return self._renderer.render(process_id, spec, *found).text
 
     # --- work ---
 

@@ -11,7 +11,7 @@ from slurmbridge.client import Client
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Process, parse_spec
 from tests.conftest import SMALL
-from tests.support.cluster import Cluster, until
+from tests.support.cluster import WAY, Cluster, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
 Run = Callable[..., Process]
@@ -155,7 +155,7 @@ def test_every_event_names_its_source(client: Client, run: Run) -> None:
         ProcessState.QUEUED, ProcessState.INITIALIZING, ProcessState.QUEUED,
     ]  # fmt: skip
     assert events[-1].state is ProcessState.COMPLETE
-    assert {event.source for event in events} == {"api", "runner", "pyslurm"}
+    assert {event.source for event in events} == WAY.sources
     assert events == sorted(events, key=lambda event: event.at)
 
 

@@ -39,6 +39,8 @@ class Way:
     files_node: str
     port: int
     port_variable: str
+    # Who tells events.
+    sources: frozenset[str]
 
     @property
     def published_port(self) -> int:
@@ -49,10 +51,22 @@ class Way:
 # One with pyslurm, SQLite and a shared folder; one with ssh, PostgreSQL and nothing shared.
 WAYS = {
     "shared": Way(
-        "bridge", "/shared/images", "/shared/contexts", "bridge", 8642, "SLURMBRIDGE_PORT"
+        "bridge",
+        "/shared/images",
+        "/shared/contexts",
+        "bridge",
+        8642,
+        "SLURMBRIDGE_PORT",
+        frozenset({"api", "runner", "pyslurm"}),
     ),
     "ssh": Way(
-        "far", "/shared/far/images", "/shared/far/contexts", "login", 8643, "SLURMBRIDGE_FAR_PORT"
+        "far",
+        "/shared/far/images",
+        "/shared/far/contexts",
+        "login",
+        8643,
+        "SLURMBRIDGE_FAR_PORT",
+        frozenset({"api", "runner", "ssh", "squeue"}),
     ),
 }
 WAY = WAYS[os.environ.get("SLURMBRIDGE_WAY", "shared")]

@@ -213,3 +213,12 @@ def test_a_process_runs_with_what_was_brought(bridge: Bridge, tmp_path: Path) ->
     assert f"{tmp_path}/there/python.sif" in script
     assert f"{tmp_path}/there/helpers-x/sbseal" in script
     assert f"{image}" not in script
+
+
+def test_a_preview_names_the_places_there_and_brings_nothing(
+    here: Path, there: Path, sent: Sent
+) -> None:
+    image = IMAGE.model_copy(update={"path": str(here / "python-1.sif")})
+    found, helpers = sent.named(image, helpers_in(here))
+    assert (found.path, helpers.path) == (f"{there}/python-1.sif", f"{there}/helpers-x")
+    assert not there.exists()

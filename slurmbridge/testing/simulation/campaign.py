@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -77,9 +78,14 @@ def run_seed(
     try:
         return simulator.run(seed, listener)
     except Violation as violation:
+        rule, what = violation.rule, str(violation)
         notes = "\n".join(getattr(violation, "__notes__", ()))
-        text = f"seed {seed}: {violation}\n{notes}\nreplay: ci/simulate --seed {seed} --verbose"
-        return Finding(seed, violation.rule, text)
+    except Exception as error:
+        # What no program expects ends the simulation, and not the campaign.
+        rule, what = "error", repr(error)
+        notes = "".join(traceback.format_exception(error)).rstrip()
+    text = f"seed {seed}: {what}\n{notes}\nreplay: ci/simulate --seed {seed} --verbose"
+    return Finding(seed, rule, text)
 
 
 def campaign(

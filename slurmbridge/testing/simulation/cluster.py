@@ -169,7 +169,7 @@ class Cluster(FakeScheduler):
             detail = f"job {life.job.report.job_id} finds its context half empty"
             raise Violation("context destroyed", life.process_id, detail) from None
         found = "".join(line for line in expected.splitlines(True) if not line.startswith("? "))
-        self._files.make_folder(context / "output", mode=0o700)
+        self._files.make_folder(context / "output", mode=0o700, parents=True)
         self._leave(life, {"facts": found.encode(), "attested": b"node1 1772600767\n"})
         life.result = f"{life.process_id} {rng.randrange(1 << 30)}".encode()
         self.truth.ran(life)

@@ -16,7 +16,7 @@ Broken = Callable[[str], Exception]
 _KEPT = 20_000
 # Seconds for which a program stands still: less and more than a Runner may without being taken for
 # dead, and longer than the absence of a job has to last.
-_STALLS = (1.0, 5.0, 14.0, 25.0, 60.0, 90.0, 120.0)
+_STALLS = (8.0, 25.0, 60.0, 90.0, 120.0)
 
 
 class Journal:
