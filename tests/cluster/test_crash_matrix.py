@@ -11,7 +11,7 @@ from tests.support.cluster import Cluster
 from tests.support.crashing import crash, problems
 
 pytestmark = pytest.mark.cluster
-KILLS = 24
+KILLS = 12
 
 
 def test_a_runner_may_die_before_and_after_each_of_its_side_effects(bridge: Cluster) -> None:
