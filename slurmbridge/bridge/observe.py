@@ -81,7 +81,9 @@ class Observer:
         self._apply(changes)
         # What follows may fail by itself: accounting may be silent while the controller answers.
         changes += self._tolerantly("ask accounting", lambda: self._miss(missing, now))
-        self._tolerantly("cancel", lambda: self._cancel(rows, changes))
+        # What is not there is left alone: the id of a lost job may be another's by now.
+        there = [row for row in rows if row not in missing]
+        self._tolerantly("cancel", lambda: self._cancel(there, changes))
         self._tolerantly("end second jobs", lambda: self._end_second_jobs(rows, jobs))
         ended = {change.process_id for change in changes if change.phase is not Phase.SUBMITTED}
         return [row for row in rows if row.id not in ended]
@@ -190,13 +192,14 @@ class Observer:
                 living.setdefault(report.job_name, []).append(report.job_id)
         changes = []
         for row in rows:
-            others = set(living.get(row.job_name, ())) - {row.job_id}
+            alive = set(living.get(row.job_name, ()))
+            others = alive - {row.job_id}
             if not others:
                 continue
             keep = kept({row.job_id, *others}, self._taken_by(row.id))
-            surplus = sorted({row.job_id, *others} - {keep})
             self._actor.guard()
-            self._scheduler.withdraw(surplus)
+            # No id that this look has not shown under this name: it may be another's by now.
+            self._scheduler.withdraw(sorted(alive - {keep}))
             if keep != row.job_id:
                 detail = f"of jobs {sorted({row.job_id, *others})} for it, job {keep} is kept"
                 values = {"job_id": keep, "slurm_state": None, "missing_since": None}

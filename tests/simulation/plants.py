@@ -210,15 +210,15 @@ PLANTS: dict[str, Planter] = {
     )
 }
 
-_STALLS_AT_SUBMIT = Focus({("submit", False): Hot(stall=0.3)})
+_STALLS_AT_SUBMIT = Focus({("submit", False): Hot(stall=0.5)})
 _CRASHES_AT_SUBMIT = Focus({("submit", True): Hot(crash=0.2)})
 _UNANSWERED = Focus(weather={"late_submission": 0.3})
 _STALLS_AT_WRITE = Focus({("write", False): Hot(stall=0.03), ("write", True): Hot(stall=0.03)})
-_CRASHES_AT_WRITE = Focus({("write", False): Hot(crash=0.03), ("write", True): Hot(crash=0.03)})
+_CRASHES_AT_REMOVE = Focus({("remove", True): Hot(crash=0.1)})
 _UNSEEN_ENDS = Focus(
     {("jobs", False): Hot(broken=0.6)}, {"accounting_delay": 90.0, "ended_by_slurm": 0.4}
 )
-_SILENCE = Focus(weather={"controller_down_every": 30.0})
+_SILENCE = Focus(weather={"controller_down_every": 15.0})
 _LOSS = Focus(weather={"controller_reset_every": 60.0})
 _CANCELS = Focus(weather={"canceled": 0.3})
 # Where something has to go wrong before a bug does harm: who knows it hunts for minutes less.
@@ -233,7 +233,7 @@ FOCUS: dict[str, Focus] = {
     "lag_ignored": _UNSEEN_ENDS,
     "silence_is_absence": _SILENCE,
     "not_queued_is_ended": _UNSEEN_ENDS,
-    "context_goes_first": _CRASHES_AT_WRITE,
+    "context_goes_first": _CRASHES_AT_REMOVE,
     "cancel_is_the_end": _CANCELS,
     "unanswered_is_refused": _UNANSWERED,
 }

@@ -14,6 +14,7 @@ from slurmbridge.clock import Clock
 from slurmbridge.context.folder import ContextFolder
 from slurmbridge.errors import DatabaseUnavailable, FilesUnavailable, StagingFailed
 from slurmbridge.lifecycle import ProcessState, SlurmState
+from slurmbridge.scheduler import Submission
 from tests.support.builders import RETRY, Bridge, end
 
 
@@ -101,6 +102,29 @@ def test_the_end_of_another_job_with_the_same_id_is_not_taken(bridge: Bridge) ->
     bridge.look()
     assert bridge.state(other) is ProcessState.PREEMPTED
     assert bridge.state(one) is ProcessState.QUEUED
+
+
+def test_a_lost_job_that_shall_end_does_not_take_another_with_it(bridge: Bridge) -> None:
+    one = bridge.submitted()
+    bridge.slurm.reset()
+    other = bridge.submitted()
+    bridge.start(other)
+    bridge.desk.cancel(one, by="tester")
+    bridge.look()
+    assert "cancel" not in bridge.slurm.calls
+    assert bridge.state(other) is ProcessState.RUNNING
+
+
+def test_a_second_job_is_ended_by_no_id_that_is_not_its_own(bridge: Bridge) -> None:
+    one = bridge.submitted()
+    script = bridge.job(one).script
+    bridge.slurm.reset()
+    other = bridge.submitted()
+    [second] = bridge.slurm.submit([Submission(bridge.get(one).job_name, script)])
+    (bridge.context(one) / "claim").symlink_to(str(second))
+    bridge.verbs.observer.observe()
+    assert bridge.get(one).job_id == second
+    assert not bridge.job(other).ended
 
 
 @contextmanager
