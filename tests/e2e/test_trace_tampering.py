@@ -181,8 +181,10 @@ def test_a_recording_that_is_disturbed_from_outside_ends_the_program(
     assert process.state is not ProcessState.COMPLETE
     assert report.verdict.outcome is not Outcome.PASS
     if OUTSIDE[what][0] == "zstd":
-        # Nothing of the record was kept.
-        assert report.streams == ()
+        # How much zstd had written when it was killed is chance: mostly nothing, sometimes a frame
+        # that breaks off.
+        assert all(Doubt.BROKEN in stream.doubts for stream in report.streams)
+        assert not any(stream.may_pass for stream in report.streams)
         return
     [stream] = report.streams
     assert stream.program is not None
