@@ -179,6 +179,23 @@ class Limits(Value):
     trace_full: TraceFull = TraceFull.STOP
 
 
+class WarningSignal(StrEnum):
+    """What can be sent before the time limit. TERM is what is sent at it."""
+
+    HUP = "HUP"
+    INT = "INT"
+    USR1 = "USR1"
+    USR2 = "USR2"
+
+
+class Warn(Value):
+    """A signal to the program some time before its time limit: Slurm's --signal."""
+
+    signal: WarningSignal = WarningSignal.USR1
+    # Slurm may be up to a minute early.
+    seconds: Annotated[int, Field(ge=1, le=65_535)]
+
+
 class ProcessSpec(Value):
     """What a submitter asks for. The same in TOML, JSON and Python."""
 
@@ -191,6 +208,7 @@ class ProcessSpec(Value):
     resources: Resources = Resources()
     limits: Limits = Limits()
     time_limit_minutes: Annotated[int, Field(ge=1, le=366 * 24 * 60)] = 60
+    warn: Warn | None = None
     trace: TraceLevel = TraceLevel.AUDIT
     # Beside the site's rules, which always hold too.
     trace_rules: TraceRules | None = None
@@ -204,6 +222,8 @@ class ProcessSpec(Value):
     def _whole(self) -> "ProcessSpec":
         if not self.command[0]:
             raise ValueError("the first word of command, the program, is empty")
+        if self.warn and self.warn.seconds >= 60 * self.time_limit_minutes:
+            raise ValueError("warn.seconds is not less than the time limit")
         taken: set[str] = set()
         for name in sorted((entry.name for entry in self.inputs), key=len):
             above = {str(parent) for parent in PurePosixPath(name).parents}

@@ -54,6 +54,8 @@ class ScriptContext:
     cpus_per_task: Directive
     memory: Directive
     time_limit: Directive
+    warn_signal: Directive | None
+    warn_seconds: Directive | None
     working_directory: Directive
     job_log: Directive
     context: str

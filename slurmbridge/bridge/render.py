@@ -89,6 +89,8 @@ class Renderer:
             cpus_per_task=Directive(str(spec.resources.cpus_per_task)),
             memory=Directive(f"{spec.resources.memory_mib}M"),
             time_limit=Directive(str(spec.time_limit_minutes)),
+            warn_signal=Directive(spec.warn.signal) if spec.warn else None,
+            warn_seconds=Directive(str(spec.warn.seconds)) if spec.warn else None,
             working_directory=Directive(folder),
             job_log=Directive(f"{folder}/job.log"),
             context=folder,

@@ -8,6 +8,7 @@ file, `python native_child.py`; nothing else of this package is loaded there.
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,6 +26,7 @@ ATTRIBUTES: dict[str, str] = {
     "cpus-per-task": "cpus_per_task",
     "mem": "memory_per_node",
     "time": "time_limit",
+    "signal": "signal",
     "chdir": "working_directory",
     "output": "standard_output",
     "open-mode": "log_files_open_mode",
@@ -63,6 +65,11 @@ def read_directives(script: str) -> dict[str, Any]:
         # sbatch reads a plain number as minutes; pyslurm takes no plain number.
         hours, minutes = divmod(int(attributes["time_limit"]), 60)
         attributes["time_limit"] = f"{hours // 24}-{hours % 24}:{minutes}:0"
+    if "signal" in attributes:
+        # pyslurm takes a name in no other form than sbatch's, and there the seconds stay a text.
+        name, _, seconds = attributes["signal"].removeprefix("B:").partition("@")
+        number = signal.Signals[f"SIG{name}"].value
+        attributes["signal"] = {"signal": number, "time": int(seconds), "batch_only": True}
     return {**attributes, "environment": JOB_ENVIRONMENT}
 
 

@@ -81,7 +81,11 @@ def specifications() -> st.SearchStrategy[ProcessSpec]:
             "code": st.just({"source": "data:code"}),
             "inputs": st.just([{"source": "data:a"}, {"source": "data:b", "target": "c/d"}]),
             "outputs": st.just({"destination": "results:there"}),
-            "time_limit_minutes": st.integers(1, 1000),
+            "time_limit_minutes": st.integers(2, 1000),
+            "warn": st.fixed_dictionaries(
+                {"seconds": st.integers(1, 119)},
+                optional={"signal": st.sampled_from(["HUP", "INT", "USR1", "USR2"])},
+            ),
             "resources": st.fixed_dictionaries(
                 {"memory_mib": st.integers(16, 1 << 20)},
                 optional={"tmp_mib": size, "shm_mib": size},

@@ -1,5 +1,6 @@
 """What a script refuses before a container is started, and what it does at a TERM."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -177,5 +178,60 @@ def test_term_before_the_gate_ends_the_container_and_no_program_starts(
         assert not stage.program_was_started
         assert stage.left("attested") is None
         assert soon(lambda: not running_below(stage.context))
+    finally:
+        end_group(child)
+
+
+# --- the signal that Slurm sends some time before the time limit ---
+
+WARNED = (
+    "trap 'echo warned >>\"$out/usr2\"; [[ $(wc -l <\"$out/usr2\") != 2 ]] || exit 4' USR2\n"
+    'touch "$out/armed"\n'
+    "while :; do sleep 0.02; done\n"
+)
+
+
+def test_a_warning_goes_to_the_program_and_ends_nothing(tmp_path: Path) -> None:
+    stage = staged(GOLDEN / "full.toml", tmp_path)
+    stage.program(WARNED)
+    child = stage.start()
+    lines = stage.out / "usr2"
+    try:
+        assert soon((stage.context / "inner").exists)
+        assert soon((stage.out / "armed").exists)
+        child.send_signal(signal.SIGUSR2)
+        assert soon(lambda: lines.exists() and lines.read_text() == "warned\n")
+        assert child.poll() is None
+        child.send_signal(signal.SIGUSR2)
+        assert awaited(child, 10) == 4
+        assert stage.left("exit_code") == "4"
+        assert not (stage.context / "inner").exists()
+    finally:
+        end_group(child)
+
+
+def test_a_warning_before_the_program_runs_is_dropped(tmp_path: Path) -> None:
+    stage = staged(GOLDEN / "full.toml", tmp_path)
+    stage.before('until [[ -e "$out/go" ]]; do sleep 0.02; done')
+    stage.program("exit 0")
+    child = stage.start()
+    try:
+        assert soon((stage.out / "pid").exists)
+        child.send_signal(signal.SIGUSR2)
+        (stage.out / "go").touch()
+        assert awaited(child, 10) == 0
+    finally:
+        end_group(child)
+
+
+def test_a_program_that_handles_no_warning_is_ended_by_it(tmp_path: Path) -> None:
+    stage = staged(GOLDEN / "full.toml", tmp_path)
+    stage.program("exec sleep 60")
+    child = stage.start()
+    try:
+        assert soon((stage.context / "inner").exists)
+        child.send_signal(signal.SIGUSR2)
+        assert awaited(child, 10) == 128 + signal.SIGUSR2
+        assert stage.left("refused") is None
     finally:
         end_group(child)

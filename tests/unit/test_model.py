@@ -67,6 +67,19 @@ def test_a_time_limit_out_of_range_is_refused(minutes: int) -> None:
     assert refused(time_limit_minutes=minutes).startswith("time_limit_minutes: ")
 
 
+@pytest.mark.parametrize(
+    ("warn", "said"),
+    [
+        ({"seconds": 120}, "warn.seconds is not less than the time limit"),
+        ({"seconds": 0}, "warn.seconds: "),
+        ({"seconds": 10, "signal": "TERM"}, "warn.signal: "),
+        ({"signal": "USR1"}, "warn.seconds: is missing"),
+    ],
+)
+def test_a_warning_that_cannot_be_sent_is_refused(warn: Any, said: str) -> None:
+    assert said in refused(warn=warn, time_limit_minutes=2)
+
+
 def test_an_unknown_field_is_named() -> None:
     assert refused(walltime=3) == "walltime: is not a field of a specification"
 

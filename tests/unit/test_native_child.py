@@ -106,6 +106,11 @@ def test_minutes_become_days_hours_and_minutes(minutes: int, limit: str) -> None
     assert read_directives(f"{HEAD}#SBATCH --time={minutes}\n")["time_limit"] == limit
 
 
+def test_a_signal_before_the_time_limit_goes_to_the_script_alone() -> None:
+    found = read_directives(f"{HEAD}#SBATCH --signal=B:USR2@300\n")["signal"]
+    assert found == {"signal": 12, "time": 300, "batch_only": True}
+
+
 @pytest.mark.parametrize(
     "line",
     [

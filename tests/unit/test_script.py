@@ -45,6 +45,8 @@ CONTEXT = ScriptContext(
     cpus_per_task=Directive("1"),
     memory=Directive("512M"),
     time_limit=Directive("60"),
+    warn_signal=Directive("USR1"),
+    warn_seconds=Directive("30"),
     working_directory=Directive("/c/0"),
     job_log=Directive("/c/0/job.log"),
     context="/c/0",
@@ -133,7 +135,7 @@ def test_a_variable_in_a_directive_or_comment_is_declared_as_such(path: Path) ->
 
 def test_directives_do_stand_in_directives_and_comments() -> None:
     text = "\n".join(path.read_text() for path in ALL_TEMPLATES if path.name != DOCTOR)
-    assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 11
+    assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 12
     assert len(re.findall(r"^# .*{{ \w+ }}", text, re.MULTILINE)) == 2
 
 
