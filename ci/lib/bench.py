@@ -200,6 +200,36 @@ def reading(runs: Runs) -> Measure:
     return Measure(round(value), "lines/s", READ_GOAL, holds, against, runs)
 
 
+def from_here(kind: str) -> Runs:
+    """What is measured through the API, from this host."""
+    return runs_of([sys.executable, str(ROOT / "ci/lib/bench_follow.py"), kind])
+
+
+def calls() -> Measure:
+    """What a Process costs the controller."""
+    runs = from_here("calls")
+    value = ratio(runs, "bridge_calls_per_process", "loop_calls_per_job")
+    ours = median(run["bridge_calls_per_process"] for run in runs)
+    against = (
+        f"calls to slurmctld for each Process ({ours:.2f}, by sdiag, with all that the bridge asks "
+        "meanwhile), as a share of what a loop of sbatch and then squeue every 2 s needs for each "
+        "job in the same run; bound by one submission each, and one look a second for all"
+    )
+    return Measure(round(value, 3), "x", 1, value <= 1, against, runs)
+
+
+def end() -> Measure:
+    """How soon an end is known."""
+    runs = from_here("end")
+    value = median(run["median_s"] for run in runs)
+    against = (
+        "seconds from the end that Slurm gives (in whole seconds, so up to one is not the "
+        "bridge's) to the final state in the database with outputs carried, median of 60 "
+        "Processes among 1,000 running jobs; bound by one look a second and by carrying"
+    )
+    return Measure(round(value, 3), "s", 2, value < 2, against, runs)
+
+
 def provide_flights() -> None:
     """The demo's data, where the bridge finds them."""
     on = [str(ROOT / "ci/cluster"), "exec", "bridge", "--"]
@@ -220,6 +250,8 @@ def build_programs() -> None:
 
 MEASURES: dict[str, Callable[[], Measure]] = {
     "submit": submit,
+    "calls": calls,
+    "end": end,
     "seal": seal,
     "cpu": cpu,
     "trace-cpu": trace_cpu,

@@ -38,6 +38,32 @@ UNAVAILABLE = re.compile(r"unable to contact|timed out|communication", re.IGNORE
 JOB_ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _time(text: str) -> str:
+    """sbatch reads a plain number as minutes; pyslurm takes no plain number."""
+    hours, minutes = divmod(int(text), 60)
+    return f"{hours // 24}-{hours % 24}:{minutes}:0"
+
+
+def _signal(text: str) -> dict[str, Any]:
+    """`B:USR1@60`; pyslurm reads this form, too, but leaves the seconds a text."""
+    name, _, seconds = text.removeprefix("B:").partition("@")
+    number = int(signal.Signals[f"SIG{name}"])
+    return {"signal": number, "time": int(seconds), "batch_only": True}
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "is_requeueable": lambda _: False,
+    "ntasks": int,
+    "cpus_per_task": int,
+    "time_limit": _time,
+    "signal": _signal,
+}
+
+
 def read_directives(script: str) -> dict[str, Any]:
     """The attributes of a JobSubmitDescription that a script's #SBATCH lines stand for.
 
@@ -56,21 +82,8 @@ def read_directives(script: str) -> dict[str, Any]:
         attributes[ATTRIBUTES[match[1]]] = match[2]
     if attributes.pop("environment", "NIL") != "NIL":
         raise ValueError("only --export=NIL is supported with pyslurm")
-    if "is_requeueable" in attributes:
-        attributes["is_requeueable"] = False
-    for number in ("ntasks", "cpus_per_task"):
-        if number in attributes:
-            attributes[number] = int(attributes[number])
-    if "time_limit" in attributes:
-        # sbatch reads a plain number as minutes; pyslurm takes no plain number.
-        hours, minutes = divmod(int(attributes["time_limit"]), 60)
-        attributes["time_limit"] = f"{hours // 24}-{hours % 24}:{minutes}:0"
-    if "signal" in attributes:
-        # pyslurm takes a name in no other form than sbatch's, and there the seconds stay a text.
-        name, _, seconds = attributes["signal"].removeprefix("B:").partition("@")
-        number = signal.Signals[f"SIG{name}"].value
-        attributes["signal"] = {"signal": number, "time": int(seconds), "batch_only": True}
-    return {**attributes, "environment": JOB_ENVIRONMENT}
+    read = {name: _READ.get(name, _as_it_is)(text) for name, text in attributes.items()}
+    return {**read, "environment": JOB_ENVIRONMENT}
 
 
 def submit(pyslurm: Any, scripts: list[str]) -> Iterable[dict[str, Any]]:

@@ -215,7 +215,12 @@ class ClusterSite:
     def _verbs(self, scheduler: PoliteScheduler, actor: Actor) -> Verbs:
         settings = self._common.settings
         limit = settings.limits.log_kib * 1024
-        logs = LogKeeper(LogStore(self._database), self.contexts, limit_bytes=limit)
+        logs = LogKeeper(
+            LogStore(self._database),
+            self.contexts,
+            limit_bytes=limit,
+            monotonic=self._clock.monotonic,
+        )
         rules = RecoverRules(self.contexts, self._retry)
         return Verbs(
             dispatcher=self._dispatcher(scheduler, actor),

@@ -238,12 +238,21 @@ class Bridge:
         """What a Runner of this name does."""
         return self.verbs_of(self.actor(runner), stores=stores, batch=batch)
 
+    def log_keeper(self, limit_bytes: int) -> LogKeeper:
+        """Brings logs into the database."""
+        return LogKeeper(
+            LogStore(self.database),
+            self.context_files,
+            limit_bytes=limit_bytes,
+            monotonic=self.monotonic,
+        )
+
     def verbs_of(
         self, actor: Actor, *, stores: Mapping[str, Path] | None = None, batch: int = 50
     ) -> Verbs:
         """What a Runner does."""
         stores = self.stores if stores is None else stores
-        logs = LogKeeper(LogStore(self.database), self.context_files, limit_bytes=64)
+        logs = self.log_keeper(64)
         collect = CollectRules(
             contexts=self.context_files,
             stores=stores,

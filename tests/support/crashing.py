@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from slurmbridge.container.helpers import source_sha256
 from slurmbridge.context import folder as context_folder
+from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Process, parse_spec
 from slurmbridge.scheduler.manners import PoliteScheduler
 from slurmbridge.settings import InProgressSettings, Settings, SlurmSettings, Transport, load
@@ -192,10 +193,15 @@ class Matrix:
         return min(pairs, key=lambda pair: counted[pair], default=None)
 
     def top_up(self) -> None:
-        """Keep so many Processes under way."""
+        """Keep so many Processes under way.
+
+        One that is UNKNOWN does not count: that there is no job for it is known only to a Runner
+        that lives for longer than these do.
+        """
         site = Site(self.settings)
         desk = site.desk()
-        missing = self.at_once - len(self.open())
+        moving = [one for one in self.open() if one.state is not ProcessState.UNKNOWN]
+        missing = self.at_once - len(moving)
         for _ in range(max(0, missing)):
             self.ids.append(desk.submit(parse_spec(self.spec), by="crash").id)
         site._database.close()

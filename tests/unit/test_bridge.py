@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.errors import InvalidProcess, SubmissionRefused, UnknownProcess
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState
 from slurmbridge.model import Image
 from slurmbridge.scheduler import Submission
-from slurmbridge.store import ImageStore, LogStore, Roster
+from slurmbridge.store import ImageStore, Roster
 from tests.support.builders import RETRY, Bridge, Listed, end, states
 from tests.support.specs import CAPABILITY, IMAGE, START
 
@@ -379,7 +378,7 @@ def test_a_log_of_just_the_limit_is_whole(bridge: Bridge) -> None:
 
 def test_keeping_no_logs_asks_nothing(bridge: Bridge) -> None:
     bridge.database.close()
-    LogKeeper(LogStore(bridge.database), bridge.context_files, limit_bytes=1).keep([])
+    bridge.log_keeper(1).keep([])
 
 
 # --- the Runner ---

@@ -185,7 +185,7 @@ def test_term_before_the_gate_ends_the_container_and_no_program_starts(
 # --- the signal that Slurm sends some time before the time limit ---
 
 WARNED = (
-    "trap 'echo warned >>\"$out/usr2\"; [[ $(wc -l <\"$out/usr2\") != 2 ]] || exit 4' USR2\n"
+    'trap \'echo warned >>"$out/usr2"; [[ $(wc -l <"$out/usr2") != 2 ]] || exit 4\' USR2\n'
     'touch "$out/armed"\n'
     "while :; do sleep 0.02; done\n"
 )

@@ -9,7 +9,8 @@ import pytest
 
 from slurmbridge.bridge import dispatch
 from slurmbridge.bridge.collect import MISSING_CONTEXT_KEPT
-from slurmbridge.bridge.logs import PIECE_BYTES, LogKeeper
+from slurmbridge.bridge.logs import PIECE_BYTES
+from slurmbridge.context.folder import ContextFolder
 from slurmbridge.errors import SchedulerUnavailable
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, SlurmState
 from slurmbridge.scheduler import JobReport, Submission
@@ -386,7 +387,7 @@ def printing(bridge: Bridge) -> str:
 
 def test_a_log_is_brought_by_pieces_while_it_grows_and_whole_at_the_end(bridge: Bridge) -> None:
     one = printing(bridge)
-    keeper = LogKeeper(LogStore(bridge.database), bridge.context_files, limit_bytes=1 << 20)
+    keeper = bridge.log_keeper(1 << 20)
     whole = bytes(range(256)) * 1000
     bridge.leave(one, {"stdout.txt": whole, "stderr.txt": whole})
     for looks in (1, 2):
@@ -396,6 +397,28 @@ def test_a_log_is_brought_by_pieces_while_it_grows_and_whole_at_the_end(bridge: 
     keeper.finish(one)
     for stream in ("stdout", "stderr"):
         assert LogStore(bridge.database).read(one, stream, offset=0, limit=1 << 20) == whole
+
+
+def test_logs_for_which_there_is_no_time_come_first_the_next_time(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [printing(bridge) for _ in range(5)]
+    for one in ids:
+        bridge.leave(one, {"stdout.txt": "printed"})
+    read = ContextFolder.read_log
+
+    def slowly(folder: ContextFolder, stream: str, offset: int, limit: int) -> bytes:
+        bridge.advance(timedelta(seconds=0.2))
+        return read(folder, stream, offset, limit)
+
+    monkeypatch.setattr(ContextFolder, "read_log", slowly)
+    keeper = bridge.log_keeper(64)
+    kept = []
+    for _ in range(3):
+        keeper.keep(ids)
+        kept.append([bridge.desk.log(one, "stdout") for one in ids].count(b"printed"))
+    # Three streams each, so two Processes take 1.2 s.
+    assert kept == [2, 4, 5]
 
 
 def test_a_log_that_cannot_be_read_keeps_no_other_log_back(bridge: Bridge) -> None:

@@ -158,7 +158,9 @@ class Site:
     def _verbs(self, database: Database, slurm: PoliteScheduler, gate: Gate, actor: Actor) -> Verbs:
         processes = ProcessStore(database)
         contexts = Contexts(GatedFiles(self.files, gate, self._before_change), CONTEXTS)
-        logs = LogKeeper(LogStore(database), contexts, limit_bytes=64)
+        logs = LogKeeper(
+            LogStore(database), contexts, limit_bytes=64, monotonic=actor.clock.monotonic
+        )
         often = timedelta(seconds=POLL_SECONDS) + _RETRY
 
         def patience() -> Patience:
