@@ -1,5 +1,6 @@
 """What breaks under the bridge costs time, never a Process."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -70,3 +71,28 @@ def _answers(client: Client) -> bool:
         return client.ready()
     except BridgeUnreachable:
         return False
+
+
+def test_what_a_dead_runner_held_is_taken_over_within_fifteen_seconds(
+    bridge: Cluster, client: Client
+) -> None:
+    first = bridge.must("bridge", "sh", "-c", "pgrep -o -f 'slurmbridge.cli runner'").strip()
+    bridge.must("bridge", "sh", "-c", "nohup slurmbridge runner >/tmp/second.log 2>&1 &")
+    until("second Runner", lambda: "starts" in bridge.read("bridge", "/tmp/second.log"))
+    second = bridge.must("bridge", "sh", "-c", "pgrep -n -f 'slurmbridge.* runner$'").strip()
+    bridge.must("bridge", "kill", "-STOP", first)
+    try:
+        spec = parse_spec({**SMALL, "command": ["true"]})
+        ids = [client.submit(spec).id for _ in range(20)]
+        begun = {ProcessState.INITIALIZING, ProcessState.RUNNING}
+        until("claim", lambda: any(client.get(one).state in begun for one in ids), every=0.02)
+        bridge.must("bridge", "kill", "-KILL", second)
+    finally:
+        bridge.must("bridge", "kill", "-CONT", first)
+    killed = time.monotonic()
+    until("jobs", lambda: all(client.get(one).job_id for one in ids), seconds=30)
+    assert time.monotonic() - killed <= 15
+    ended = [client.wait(one, timeout_seconds=90, poll_seconds=0.5) for one in ids]
+    assert {process.state for process in ended} == {ProcessState.COMPLETE}
+    names = bridge.must("login", "squeue", "--me", "--states=all", "-ho", "%j").split()
+    assert {names.count(process.job_name) for process in ended} == {1}

@@ -218,7 +218,10 @@ _CRASHES_AT_REMOVE = Focus({("remove", True): Hot(crash=0.1)})
 _UNSEEN_ENDS = Focus(
     {("jobs", False): Hot(broken=0.6)}, {"accounting_delay": 90.0, "ended_by_slurm": 0.4}
 )
-_SILENCE = Focus(weather={"controller_down_every": 15.0})
+_SILENCE = Focus(
+    {("jobs", False): Hot(broken=0.97), ("history", False): Hot(broken=0.97)},
+    {"canceled": 0.3, "ended_by_slurm": 0.4},
+)
 _LOSS = Focus(weather={"controller_reset_every": 60.0})
 _CANCELS = Focus(weather={"canceled": 0.3})
 # Where something has to go wrong before a bug does harm: who knows it hunts for minutes less.
