@@ -6,7 +6,7 @@
     │   ├── InvalidProcess        ├── UnknownProcess     ├── UnknownImage
     │   ├── AmbiguousImage        ├── Unauthenticated    ├── BodyTooLarge
     │   ├── IllegalTransition     ├── NotAttested        ├── NotTraced
-    │   ├── IdempotencyConflict
+    │   ├── IdempotencyConflict├── StoreForbids
     │   └── SubmissionRefused     Slurm said no; its own words are in the message
     ├── SiteError                 the site must recover
     │   ├── SchedulerUnavailable  ── SubmissionNotSent ── OverBudget
@@ -111,6 +111,12 @@ class NotTraced(RequestError):
     code = "not-traced"
 
 
+class StoreForbids(RequestError):
+    """A Data Store is not there for this, or a path cannot be one in a store."""
+
+    code = "store-forbids"
+
+
 class SubmissionRefused(RequestError):
     """Slurm refused the job. `retry` is set when a limit was reached that time resolves."""
 
@@ -184,6 +190,51 @@ class FilesUnavailable(StagingFailed):
 
     code = "files-unavailable"
     transient = True
+
+
+class StoreFailed(StagingFailed):
+    """A Data Store did not do what was asked, and trying again does not help."""
+
+    code = "store-failed"
+
+
+class StoreUnavailable(StoreFailed):
+    """A Data Store did not answer, broke off, or asks to be asked later.
+
+    `retry_after_seconds` is what it said, if it said when.
+    """
+
+    code = "store-unavailable"
+    transient = True
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StoreRefused(StoreFailed):
+    """A Data Store does not let the bridge in, or is not who it should be."""
+
+    code = "store-refused"
+
+
+class StoreFull(StoreFailed):
+    """A Data Store has no room left, or a quota is used up."""
+
+    code = "store-full"
+
+
+class StoreChanged(StoreFailed):
+    """A file changed while it was read: what was read so far is of no use. Begin anew."""
+
+    code = "store-changed"
+    transient = True
+
+
+class StoreAnswerUnreadable(StoreFailed):
+    """A Data Store answered with what is not understood, or cannot be true."""
+
+    code = "store-answer-unreadable"
 
 
 class DatabaseUnavailable(SiteError):

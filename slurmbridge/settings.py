@@ -1,12 +1,11 @@
 """The configuration: a TOML file, overridden by SLURMBRIDGE_* variables. Every key is checked."""
 
 import os
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -16,29 +15,14 @@ from pydantic_settings import (
 
 from slurmbridge.errors import ConfigurationError
 from slurmbridge.model import ClusterName, TraceLevel, check_relative_path
+from slurmbridge.stores.settings import FolderSettings, StoreSettings
+from slurmbridge.values import AbsolutePath, PlainFolder
 
 PREFIX = "SLURMBRIDGE_"
 FILE_VARIABLE = "SLURMBRIDGE_CONFIG"
 SYSTEM_FILE = Path("/etc/slurmbridge/slurmbridge.toml")
 
 
-def _plain_folder(path: Path) -> Path:
-    if not re.fullmatch(r"(/[A-Za-z0-9._][A-Za-z0-9._+-]*)+", str(path)):
-        raise ValueError(
-            f"{str(path)!r} must be absolute, of letters, digits and ._+- only: "
-            "it stands on #SBATCH lines"
-        )
-    return path
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError(f"must be absolute: {str(path)!r}")
-    return path
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-PlainFolder = Annotated[Path, AfterValidator(_plain_folder)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -85,14 +69,6 @@ class SshSettings(JumpSettings):
     keepalive_seconds: Seconds = 15.0
     # sshd's MaxSessions is 10 unless it is changed.
     channels: Annotated[int, Field(ge=2, le=1000)] = 8
-
-
-class StoreSettings(Section):
-    """A Data Store: today a folder of the shared file system."""
-
-    folder: PlainFolder
-    read: bool = True
-    write: bool = False
 
 
 class ApiSettings(Section):
@@ -213,7 +189,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     database: str = "sqlite:////var/lib/slurmbridge/slurmbridge.db"
@@ -241,6 +221,15 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     doctor: DoctorSettings = DoctorSettings()
     image_trust: ImageTrustSettings = ImageTrustSettings()
+
+    @property
+    def store_folders(self) -> dict[str, Path]:
+        """The Data Stores that are folders."""
+        return {
+            name: store.folder
+            for name, store in self.stores.items()
+            if isinstance(store, FolderSettings)
+        }
 
     @property
     def by_cluster(self) -> dict[str, ClusterSettings]:
@@ -277,6 +266,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         self._check_clusters()
+        for name, store in self.stores.items():
+            if store.write and name not in self.store_folders:
+                raise ValueError(
+                    f"stores.{name}.write: outputs are carried to folders alone, for now"
+                )
         if self.default_destination is not None:
             name, separator, path = self.default_destination.partition(":")
             if not separator:
@@ -332,9 +326,16 @@ def load(explicit: Path | None = None) -> Settings:
 
 def _sentences(error: ValidationError) -> str:
     return "; ".join(
-        f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"
+        f"{'.'.join(str(part) for part in _key(detail['loc']))}: {detail['msg']}"
         for detail in error.errors(include_url=False)
     )
+
+
+def _key(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without the kind of a store, which pydantic puts behind its name."""
+    if location[:1] == ("stores",):
+        return location[:2] + location[3:]
+    return location
 
 
 def origins(settings: Settings, path: Path) -> list[tuple[str, Any, str]]:

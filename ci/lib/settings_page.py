@@ -3,13 +3,14 @@
 import sys
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from slurmbridge.settings import Settings
+from slurmbridge.stores.settings import FolderSettings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/configuration.md"
 BEGIN, END = "<!-- keys: written by ci/settings-page -->\n", "<!-- end of keys -->\n"
@@ -28,7 +29,12 @@ MEANING = {
     "([trace-rules.md](trace-rules.md)); without it, those that came with the package.",
     "signing_key": "Ed25519 key in PEM, mode 600, with which a Runner signs attestations "
     "([sealing.md](sealing.md#the-attestation)). Made at its first start.",
+    "stores.NAME.kind": "`folder`; of `webdav`, `s3` and `sftp`, with their own keys, "
+    "[stores.md](stores.md) tells.",
     "stores.NAME.folder": "The store's folder. Only the bridge needs it, not the nodes.",
+    "stores.NAME.timeout_seconds": "Of a store that is no folder: for each answer, and each part "
+    "of a long transfer.",
+    "stores.NAME.parallel": "Of a store that is no folder: how many files at a time.",
     "stores.NAME.read": "Whether `inputs` and `code` may name it.",
     "stores.NAME.write": "Whether `outputs` may name it.",
     "api.host": "Address that the API listens on.",
@@ -120,7 +126,10 @@ def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]
         kind = _bare(field.annotation)
         if prefix == "clusters.NAME." and name in Settings.model_fields and name != "images":
             continue  # the same as above
-        if get_origin(kind) is dict:
+        if name == "stores":
+            # Of the other kinds, stores.md tells.
+            found += keys(FolderSettings, "stores.NAME.")
+        elif get_origin(kind) is dict:
             found += keys(get_args(kind)[1], f"{prefix}{name}.NAME.")
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             found += keys(kind, f"{prefix}{name}.")
@@ -134,6 +143,8 @@ def type_of(key: str, field: FieldInfo) -> str:
     if key in FILES:
         return "file"
     kind = _bare(field.annotation)
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(kind))
     if hasattr(kind, "__members__"):
         return " or ".join(f"`{member.value}`" for member in kind)
     names = {str: "text", bool: "true or false", int: "number", float: "seconds", Path: "folder"}

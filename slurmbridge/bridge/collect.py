@@ -105,6 +105,12 @@ def judge_seal(verdict: Verdict, found: Attestation | None) -> Verdict:
     return verdict
 
 
+def _has_not_begun(entry: Claimed, left: Left) -> bool:
+    """Whether Slurm knows nothing of the job, and it did not come to take its context."""
+    unknown = entry.slurm_state is None and left.taken_by is None
+    return unknown and not entry.cancel_requested and entry.state is not ProcessState.CANCELING
+
+
 def _has_run_traced(entry: Claimed, left: Left) -> bool:
     """Whether there has to be a report: a container that was not attested has run no program."""
     traced = entry.spec.trace is not TraceLevel.OFF and left.attested is not None
@@ -222,6 +228,8 @@ class Collector:
             left = folder.left()
             if left.taken_by not in {None, entry.job_id}:
                 return self._other_job(entry, left)
+            if _has_not_begun(entry, left) and folder.exists():
+                return self._anew(entry)
             location, target = self._target(entry)
             self._logs.finish(entry.id)
             read = None
@@ -247,6 +255,25 @@ class Collector:
         if entry.sealing is not None:
             verdict = judge_seal(verdict, attested)
         return self._finished(entry, verdict, carried, location, attested, read)
+
+    def _anew(self, entry: Claimed) -> Change:
+        """A job that Slurm has lost before it took its context has done nothing, and what has been
+        absent for so long is not coming back. If it did, one of the two would find the context
+        taken.
+        """
+        detail = f"Slurm has lost job {entry.job_id} before it began: again"
+        values = {
+            "job_id": None,
+            "slurm_reason": None,
+            "nodes": None,
+            "started_at": None,
+            "ended_at": None,
+            "missing_since": None,
+            "expected_start": None,
+            "reason": None,
+        }
+        after, phase = ProcessState.QUEUED, Phase.ACCEPTED
+        return Change(entry.id, entry.state, after, entry.phase, phase, "runner", detail, values)
 
     def _still_reading(self, entry: Claimed) -> Change:
         values = {"not_before": self._actor.clock.now() + READING_AGAIN}

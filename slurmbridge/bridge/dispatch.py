@@ -14,6 +14,7 @@ from slurmbridge.bridge.deliver import Delivery, Shared
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.bridge.seal import sealing
 from slurmbridge.bridge.standing import Actor
+from slurmbridge.context.copying import Reading
 from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import (
@@ -68,6 +69,7 @@ class DispatchRules:
     """Limits and places."""
 
     contexts: Contexts
+    # Those that are folders, and the others.
     stores: Mapping[str, Path]
     staging: Bounds
     batch: int
@@ -75,6 +77,7 @@ class DispatchRules:
     signature_required: bool = False
     in_progress: Limits = UNLIMITED
     delivery: Delivery = field(default_factory=Shared)
+    remote: Mapping[str, Reading] = field(default_factory=dict)
     # What submits while the next batch is being prepared.
     beside: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, thread_name_prefix="submit")
 
@@ -237,7 +240,8 @@ class Dispatcher:
                     raise InvalidProcess(f"{entry.spec.outputs.destination} leads through a file")
 
     def _stage(self, entry: Claimed, folder: ContextFolder) -> None:
-        copied = folder.stage(entry.spec, self._rules.stores, self._rules.staging)
+        rules = self._rules
+        copied = folder.stage(entry.spec, rules.stores, rules.staging, rules.remote)
         size = sum(file.size_bytes for file in copied)
         detail = f"staged {len(copied)} files, {size} bytes"
         inputs = [asdict(file) for file in copied[:INPUTS_KEPT]]

@@ -186,17 +186,19 @@ class Observer:
         """Of several jobs for one Process, keep the one that `kept` names, and end the others
         before they start. One that starts all the same ends at its claim.
         """
-        living: dict[str, list[int]] = {}
+        living: dict[str, set[int]] = {}
+        known: dict[str, set[int]] = {}
         for report in jobs:
+            known.setdefault(report.job_name, set()).add(report.job_id)
             if not classify(report.status).final:
-                living.setdefault(report.job_name, []).append(report.job_id)
+                living.setdefault(report.job_name, set()).add(report.job_id)
         changes = []
         for row in rows:
-            alive = set(living.get(row.job_name, ()))
+            alive = living.get(row.job_name, set())
             others = alive - {row.job_id}
             if not others:
                 continue
-            keep = kept({row.job_id, *others}, self._taken_by(row.id))
+            keep = kept({row.job_id, *others}, self._taken_by(row.id), known[row.job_name])
             self._actor.guard()
             # No id that this look has not shown under this name: it may be another's by now.
             self._scheduler.withdraw(sorted(alive - {keep}))
@@ -208,9 +210,11 @@ class Observer:
         return changes
 
 
-def kept(job_ids: set[int], taken_by: int | None) -> int:
-    """Of several jobs for one Process, the one that has the context; before that, the first."""
-    return taken_by if taken_by in job_ids else min(job_ids)
+def kept(job_ids: set[int], taken_by: int | None, known: set[int]) -> int:
+    """Of several jobs for one Process, the one that has the context; before that, the first of
+    those that the controller knows: others may be lost.
+    """
+    return taken_by if taken_by in job_ids else min(job_ids & known or job_ids)
 
 
 def _key(row: Open) -> str:

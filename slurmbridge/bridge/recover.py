@@ -1,7 +1,7 @@
 """Processes of which it is not known whether Slurm has their job: found by name, never guessed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,14 @@ class RecoverRules:
 
     contexts: Contexts
     retry: timedelta
+
+
+@dataclass
+class _Jobs:
+    """The jobs of one name, and those of them that the controller knows."""
+
+    reports: dict[int, JobReport] = field(default_factory=dict)
+    known: set[int] = field(default_factory=set)
 
 
 class Recoverer:
@@ -75,22 +83,25 @@ class Recoverer:
         self._processes.apply(changes, runner=self._actor.id, now=now)
         return len(claimed)
 
-    def _find(self, claimed: Sequence[Claimed]) -> dict[str, list[JobReport]]:
+    def _find(self, claimed: Sequence[Claimed]) -> dict[str, "_Jobs"]:
         names = {entry.job_name for entry in claimed}
         begun = [entry.intended_at for entry in claimed if entry.intended_at]
         since = min(begun, default=self._actor.clock.now()) - CLOCK_MARGIN
-        found: dict[str, list[JobReport]] = {}
-        for report in (
-            *self._scheduler.jobs(),
-            *self._scheduler.history(sorted(names), since=since),
-        ):
+        found: dict[str, _Jobs] = {}
+        for report in self._scheduler.jobs():
             if report.job_name in names:
-                found.setdefault(report.job_name, []).append(report)
+                jobs = found.setdefault(report.job_name, _Jobs())
+                jobs.reports[report.job_id] = report
+                jobs.known.add(report.job_id)
+        for report in self._scheduler.history(sorted(names), since=since):
+            if report.job_name in names:
+                jobs = found.setdefault(report.job_name, _Jobs())
+                jobs.reports[report.job_id] = report
         return found
 
-    def _decide_found(self, entry: Claimed, found: Sequence[JobReport]) -> Change:
-        by_id = {report.job_id: report for report in found}
-        report = by_id[kept(set(by_id), self._taken_by(entry.id))]
+    def _decide_found(self, entry: Claimed, found: "_Jobs") -> Change:
+        by_id = found.reports
+        report = by_id[kept(set(by_id), self._taken_by(entry.id), found.known)]
         detail = f"found by its name as job {report.job_id}"
         if len(by_id) > 1:
             # The Observer ends the others.

@@ -10,16 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from slurmbridge.context.copying import Pace, Reading, copy_file, copy_tree
 from slurmbridge.context.tree import (
+    Below,
     Bounds,
     Copied,
+    Found,
     Ignored,
     Spot,
     TooMuch,
-    copy_file,
-    copy_tree,
+    plain,
+    version_of,
 )
-from slurmbridge.errors import InvalidProcess, StagingFailed
+from slurmbridge.errors import InvalidProcess, StagingFailed, StoreForbids
 from slurmbridge.model import Input, ProcessSpec
 from slurmbridge.shell import Entry, Files, Kind, LocalFiles, NotPlain
 
@@ -27,6 +30,7 @@ LOG_FILES = {"stdout": "stdout.txt", "stderr": "stderr.txt", "job": "job.log"}
 TRACE = "trace.zst"
 _HERE = LocalFiles()
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
+_NOWHERE: Mapping[str, Reading] = MappingProxyType({})
 _SMALL = 64 * 1024
 # 256 variables with the longest names, and what the probe of a hostile image would print.
 _FACTS = 1024 * 1024
@@ -63,6 +67,27 @@ class Carried:
     ignored: tuple[Ignored, ...]
     # Why nothing of output/ was carried, when it was too much.
     too_much: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where inputs come from."""
+
+    folders: Mapping[str, Path]
+    remote: Mapping[str, Reading]
+
+    def find(self, store: str) -> Reading:
+        """A store. Raises StagingFailed: it is not there, which may pass."""
+        if store in self.remote:
+            place = self.remote[store]
+            try:
+                place.tree.look("")
+            except FileNotFoundError:
+                raise StagingFailed(f"the store {store} is missing") from None
+            return place
+        if store not in self.folders or not self.folders[store].is_dir():
+            raise StagingFailed(f"the folder of the store {store} is missing")
+        return Reading(Below(_HERE, self.folders[store]))
 
 
 class ContextTaken(Exception):
@@ -111,7 +136,7 @@ class ContextFolder:
         self.path = contexts.root / process_id
 
     def _spot(self, name: str) -> Spot:
-        return Spot(self._files, self.path, name)
+        return Spot(Below(self._files, self.path), name)
 
     def make(self, command: bytes, environment: bytes, expected_facts: bytes) -> None:
         """Begin anew: what an earlier, unfinished preparation left is removed.
@@ -137,18 +162,26 @@ class ContextFolder:
         except OSError as error:
             raise StagingFailed(f"the context cannot be made: {error.strerror}") from error
 
-    def stage(self, spec: ProcessSpec, stores: Mapping[str, Path], bounds: Bounds) -> list[Copied]:
-        """Copy code and inputs in; what was copied is named by its path in the context.
+    def stage(
+        self,
+        spec: ProcessSpec,
+        stores: Mapping[str, Path],
+        bounds: Bounds,
+        remote: Mapping[str, Reading] = _NOWHERE,
+    ) -> list[Copied]:
+        """Copy code and inputs in; what was copied is named by its path in the context. `remote`
+        are the stores that are no folders of this host.
 
         Raises:
             InvalidProcess: something is not there, is no plain file or folder, or is too large.
             StagingFailed: it could not be read or written.
         """
+        places = _Places(stores, remote)
         copied: list[Copied] = []
         if spec.code:
-            copied += self._stage_one(spec.code.source, "code", stores, bounds)
+            copied += self._stage_one(spec.code.source, "code", places, bounds)
         for entry in spec.inputs:
-            copied += self._stage_input(entry, stores, _less(bounds, copied))
+            copied += self._stage_input(entry, places, _less(bounds, copied))
         return copied
 
     def _make_folder(self, name: str) -> None:
@@ -157,49 +190,49 @@ class ContextFolder:
         except OSError as error:
             raise StagingFailed(f"/{name} cannot be made: {error.strerror}") from error
 
-    def _stage_input(
-        self, entry: Input, stores: Mapping[str, Path], bounds: Bounds
-    ) -> list[Copied]:
+    def _stage_input(self, entry: Input, places: "_Places", bounds: Bounds) -> list[Copied]:
         target = f"input/{entry.name}"
         self._make_folder(target.rpartition("/")[0])
-        return self._stage_one(entry.source, target, stores, bounds)
+        return self._stage_one(entry.source, target, places, bounds)
 
     def _stage_one(
-        self, source: str, target: str, stores: Mapping[str, Path], bounds: Bounds
+        self, source: str, target: str, places: "_Places", bounds: Bounds
     ) -> list[Copied]:
         store, _, path = source.partition(":")
-        if store not in stores or not stores[store].is_dir():
-            raise StagingFailed(f"the folder of the store {store} is missing")
-        spot = Spot(_HERE, stores[store], path)
+        place = places.find(store)
+        spot = Spot(place.tree, path)
         try:
             found = spot.look()
             if found.kind is Kind.FOLDER:
-                return self._stage_folder(spot, target, bounds)
-            return [self._stage_file(spot, found, target, bounds)]
+                return self._stage_folder(spot, target, bounds, place.pace)
+            return [self._stage_file(spot, found, target, bounds, place.pace)]
         except FileNotFoundError:
             raise InvalidProcess(f"{source} does not exist") from None
-        except (NotPlain, TooMuch) as error:
+        except (NotPlain, TooMuch, StoreForbids) as error:
             raise InvalidProcess(f"{source} cannot be staged: {error}") from None
         except PermissionError:
             raise InvalidProcess(f"{source} cannot be read by the bridge") from None
         except OSError as error:
             raise StagingFailed(f"{source} could not be staged: {error.strerror}") from error
 
-    def _stage_folder(self, spot: Spot, target: str, bounds: Bounds) -> list[Copied]:
-        into = self.path / target
-        copied, ignored = copy_tree(spot, self._files, into, bounds, programs=target == "code")
+    def _stage_folder(self, spot: Spot, target: str, bounds: Bounds, pace: Pace) -> list[Copied]:
+        into, programs = self.path / target, target == "code"
+        copied, ignored = copy_tree(spot, self._files, into, bounds, programs=programs, pace=pace)
         if ignored:
             raise NotPlain(f"it holds {ignored[0]}")
         return [replace(file, path=f"{target}/{file.path}") for file in copied]
 
-    def _stage_file(self, spot: Spot, found: Entry, target: str, bounds: Bounds) -> Copied:
+    def _stage_file(
+        self, spot: Spot, found: Entry, target: str, bounds: Bounds, pace: Pace
+    ) -> Copied:
+        if found.size_bytes > bounds.bytes:
+            raise TooMuch(f"{found.size_bytes} bytes, {bounds.bytes} are allowed")
         executable = False
         if target == "code":
             target = f"code/{spot.path.rpartition('/')[2]}"
             executable = found.executable
-        into = self.path / target
-        limit = bounds.bytes
-        return copy_file(spot, self._files, into, limit, name=target, executable=executable)
+        file = Found(target, found.size_bytes, executable, version_of(found))
+        return copy_file(spot, self._files, self.path / target, bounds.bytes, file, pace)
 
     def left(self) -> Left:
         """What the script left. Only the bridge and its job can write these files.
@@ -270,7 +303,7 @@ class ContextFolder:
             return path
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            copy_file(self._spot(TRACE), _HERE, partial, limit, name=TRACE)
+            copy_file(self._spot(TRACE), _HERE, partial, limit, plain(TRACE))
             partial.rename(path)
         except FileNotFoundError:
             return None
@@ -350,7 +383,7 @@ class ContextFolder:
         try:
             # slurmstepd may still be adding its last words.
             limit = self._files.look(self.path / name).size_bytes + GROWTH_BYTES
-            files.append(copy_file(self._spot(name), _HERE, partial / name, limit, name=name))
+            files.append(copy_file(self._spot(name), _HERE, partial / name, limit, plain(name)))
         except FileNotFoundError:
             pass
         except TooMuch as error:

@@ -1,26 +1,25 @@
-"""Copying trees that somebody else can write to, from one host's files to another's.
+"""Copying trees that somebody else can write to, to a host's files.
 
 Nothing is ever followed. A link that is put in place while a tree is copied may change which names
 are found, and never what is read: `Files.open` follows no part of a path.
 """
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from slurmbridge.shell import Entry, Files, Kind, NotPlain
 
-_CHUNK = 1 << 20
 DEPTH_LIMIT = 64
 # Half of Linux's PATH_MAX: the same path has to fit below another folder.
 PATH_BYTES_LIMIT = 2048
 # On average over as many files as are allowed: outputs are named in the database and by the API.
 MEAN_PATH_LIMIT = 512
-_FOLDER_MODE = 0o750
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +50,50 @@ class Bounds:
     files: int
 
 
+class Source(Protocol):
+    """A file that is read from front to back."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to so many bytes; none at the end."""
+        ...
+
+
+class Tree(Protocol):
+    """Files and folders by their path below one place, of which no part is followed. A Data Store
+    is one.
+
+    Raises (all methods):
+        FileNotFoundError
+        NotPlain: a part of the path is a link.
+    """
+
+    def look(self, path: str) -> Entry:
+        """What a name stands for."""
+        ...
+
+    def list(self, path: str, limit: int | None = None) -> Sequence[Entry]:
+        """What a folder holds, sorted by name; no more than `limit` + 1 entries are read."""
+        ...
+
+    def open(
+        self, path: str, offset: int = 0, version: str | None = None
+    ) -> AbstractContextManager[Source]:
+        """A plain file, from a byte offset on; with `version`, only as long as it is that one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class Spot:
-    """A file or folder: `path` below `root`, of which no part is followed."""
+class Below:
+    """What lies below a folder of a host."""
 
     files: Files
     root: Path
-    path: str
 
-    def below(self, path: str) -> "Spot":
-        """What lies in this folder."""
-        return Spot(self.files, self.root, f"{self.path}/{path}" if self.path else path)
-
-    @property
-    def full(self) -> Path:
-        """Its whole path."""
-        return self.root / self.path
-
-    def look(self) -> Entry:
-        """What it is.
-
-        Raises:
-            FileNotFoundError
-            NotPlain: a part of the path is a link.
-        """
+    def look(self, path: str) -> Entry:
+        """See Tree."""
         found = self.files.look(self.root)
         place = self.root
-        for part in PurePosixPath(self.path).parts:
+        for part in PurePosixPath(path).parts:
             if found.kind is not Kind.FOLDER:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
             place /= part
@@ -86,29 +102,66 @@ class Spot:
                 raise NotPlain(f"{part} is a symbolic link")
         return found
 
+    def list(self, path: str, limit: int | None = None) -> Sequence[Entry]:
+        """See Tree."""
+        return self.files.list(self.root / path, limit=limit)
+
+    def open(
+        self, path: str, offset: int = 0, version: str | None = None
+    ) -> AbstractContextManager[Source]:
+        """See Tree. A file of a host is read from its beginning, and has no version."""
+        assert offset == 0
+        assert version is None
+        return self.files.open(self.root, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A file or folder of a tree."""
+
+    tree: Tree
+    path: str
+
+    def below(self, path: str) -> "Spot":
+        """What lies in this folder."""
+        return Spot(self.tree, f"{self.path}/{path}" if self.path else path)
+
+    def look(self) -> Entry:
+        """What it is. Raises FileNotFoundError, NotPlain."""
+        return self.tree.look(self.path)
+
 
 class TooMuch(Exception):
     """A tree is larger than its bounds."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
+    """A plain file that was seen below a folder."""
+
     path: str
     size_bytes: int
     executable: bool
+    # None: its tree knows no versions.
+    version: str | None
+
+
+def plain(name: str) -> Found:
+    """A file that is known by its name alone."""
+    return Found(name, 0, False, None)
 
 
 class _Survey:
     """What lies below a folder: plain files, and what is not one. Neither without bounds."""
 
     def __init__(self, limit: int) -> None:
-        self.files: list[_Found] = []
+        self.files: list[Found] = []
         self.ignored: list[Ignored] = []
         self._limit = limit
         self._folders = 0
         self._names = 0
 
-    def add(self, entry: _Found | Ignored) -> None:
+    def add(self, entry: Found | Ignored) -> None:
         """Note an entry. Raises TooMuch."""
         if isinstance(entry, Ignored):
             self.ignored.append(entry)
@@ -128,29 +181,47 @@ class _Survey:
             raise TooMuch(f"more than {self._limit} folders, as many as files are allowed")
         # Files, folders and what is ignored, each up to the limit: more cannot be allowed.
         most = 3 * self._limit
-        found = folder.files.list(folder.full, limit=most)
+        found = folder.tree.list(folder.path, limit=most)
         if len(found) > most:
             raise TooMuch(f"more than the {self._limit} files that are allowed")
         return found
 
 
+def survey(folder: Spot, limit: int) -> tuple[list[Found], list[Ignored]]:
+    """The plain files below a folder, and what is none; at most `limit` of each.
+
+    Raises:
+        TooMuch
+        NotADirectoryError: it is no folder, or a link to one.
+    """
+    found = _Survey(limit)
+    _survey(folder, "", found)
+    return found.files, found.ignored
+
+
+def version_of(entry: Entry) -> str | None:
+    """What changes when the file does, where its tree tells."""
+    version: str | None = getattr(entry, "version", None)
+    return version or None
+
+
 def _survey(folder: Spot, prefix: str, found: _Survey) -> None:
     if prefix.count("/") >= DEPTH_LIMIT:
-        found.add(Ignored(_printable(prefix), f"deeper than {DEPTH_LIMIT} folders"))
+        found.add(Ignored(printable(prefix), f"deeper than {DEPTH_LIMIT} folders"))
         return
     for entry in found.entries(folder):
         path = prefix + entry.name
         if len(path.encode(errors="surrogateescape")) > PATH_BYTES_LIMIT:
-            found.add(Ignored(_printable(path[:80]) + "...", "its path is too long"))
+            found.add(Ignored(printable(path[:80]) + "...", "its path is too long"))
         elif why := _why_not(entry):
-            found.add(Ignored(_printable(path), why))
+            found.add(Ignored(printable(path), why))
         elif entry.kind is Kind.FOLDER:
             try:
                 _survey(folder.below(entry.name), f"{path}/", found)
             except (PermissionError, NotADirectoryError, FileNotFoundError):
-                found.add(Ignored(_printable(path), "cannot be read"))
+                found.add(Ignored(printable(path), "cannot be read"))
         else:
-            found.add(_Found(path, entry.size_bytes, entry.executable))
+            found.add(Found(path, entry.size_bytes, entry.executable, version_of(entry)))
 
 
 def _why_not(entry: Entry) -> str | None:
@@ -165,72 +236,7 @@ def _why_not(entry: Entry) -> str | None:
     return "has a second name (hard link)" if entry.names != 1 else None
 
 
-def _printable(path: str) -> str:
+def printable(path: str) -> str:
     """A name as it can be shown and stored: a terminal acts on control characters."""
     text = path.encode("utf-8", "backslashreplace").decode()
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
-
-
-def copy_tree(
-    source: Spot, sink: Files, target: Path, bounds: Bounds, *, programs: bool = False
-) -> tuple[list[Copied], list[Ignored]]:
-    """Copy the plain files below a folder to the folder `target`, which is made if need be.
-
-    `programs`: whether what its owner may execute stays so.
-
-    Raises:
-        TooMuch: before the first byte when the sizes say so, or as soon as files have grown.
-        NotADirectoryError: it is no folder, or a link to one.
-    """
-    found = _Survey(bounds.files)
-    _survey(source, "", found)
-    files, ignored = found.files, found.ignored
-    if (size := sum(file.size_bytes for file in files)) > bounds.bytes:
-        raise TooMuch(f"{size} bytes, {bounds.bytes} are allowed")
-    sink.make_folder(target, mode=_FOLDER_MODE, parents=True)
-    made = {target}
-    left = bounds.bytes
-    copied = []
-    for file in files:
-        into = target / file.path
-        if into.parent not in made:
-            sink.make_folder(into.parent, mode=_FOLDER_MODE, parents=True)
-            made.add(into.parent)
-        try:
-            done = copy_file(
-                source.below(file.path), sink, into, left,
-                name=file.path, executable=programs and file.executable,
-            )  # fmt: skip
-        except (NotPlain, FileNotFoundError):
-            ignored.append(Ignored(_printable(file.path), "changed while it was copied"))
-            continue
-        except PermissionError:
-            ignored.append(Ignored(_printable(file.path), "cannot be read"))
-            continue
-        left -= done.size_bytes
-        copied.append(done)
-    return copied, ignored
-
-
-def copy_file(
-    source: Spot, sink: Files, target: Path, limit: int, *, name: str, executable: bool = False
-) -> Copied:
-    """Copy a plain file to a new one; `name` is what it is called in what is returned and raised.
-
-    Raises:
-        NotPlain: it is no plain file.
-        TooMuch: it holds more than `limit` bytes.
-    """
-    whole = hashlib.sha256()
-    size = 0
-    with (
-        source.files.open(source.root, source.path) as file,
-        sink.create(target, mode=0o750 if executable else 0o640) as out,
-    ):
-        while data := file.read(_CHUNK):
-            size += len(data)
-            if size > limit:
-                raise TooMuch(f"{name} holds more than the {limit} bytes that are allowed")
-            whole.update(data)
-            out.write(data)
-    return Copied(name, size, whole.hexdigest())

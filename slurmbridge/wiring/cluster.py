@@ -21,6 +21,7 @@ from slurmbridge.bridge.render import Renderer
 from slurmbridge.bridge.standing import Actor, Standing, beats_of
 from slurmbridge.clock import Absences, Clock
 from slurmbridge.container.signing import SigningKey
+from slurmbridge.context.copying import Pace, Reading
 from slurmbridge.context.folder import Contexts
 from slurmbridge.context.tree import Bounds
 from slurmbridge.model import ComputeCapability, Helpers, Image, ProcessSpec
@@ -42,6 +43,7 @@ from slurmbridge.store import (
     RunnerStatus,
     SiteStore,
 )
+from slurmbridge.stores import open_store
 from slurmbridge.trace.judge import SiteRules
 from slurmbridge.wiring.reach import Reach, reach
 
@@ -53,7 +55,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Common:
     """What all clusters of an installation share. What has to be read from files is asked for."""
 
@@ -66,7 +68,16 @@ class Common:
     @property
     def stores(self) -> dict[str, Path]:
         """The Data Stores' folders."""
-        return {name: store.folder for name, store in self.settings.stores.items()}
+        return self.settings.store_folders
+
+    @cached_property
+    def remote(self) -> dict[str, Reading]:
+        """The Data Stores that are none, as inputs come from them."""
+        return {
+            name: Reading(open_store(name, store), Pace(store.parallel))
+            for name, store in self.settings.stores.items()
+            if name not in self.stores and store.read
+        }
 
 
 class ClusterSite:
@@ -262,6 +273,7 @@ class ClusterSite:
         rules = DispatchRules(
             contexts=self.contexts,
             stores=self._common.stores,
+            remote=self._common.remote,
             staging=Bounds(settings.limits.input_mib * _MIB, files=1_000_000),
             batch=settings.runner.batch,
             retry=self._retry,

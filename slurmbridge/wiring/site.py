@@ -61,7 +61,7 @@ class Site:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._database = Database(settings.database)
-        self._stores = {name: store.folder for name, store in settings.stores.items()}
+        self._stores = settings.store_folders
         self._clusters: dict[str, ClusterSite] = {}
 
     @cached_property
@@ -260,8 +260,8 @@ class Site:
                 folders["spool"] = self._settings.spool
             else:
                 folders[f"{self._prefix(name)}contexts"] = cluster.contexts
-        stores = self._settings.stores.items()
-        return folders | {f"stores.{name}.folder": store.folder for name, store in stores}
+        stores = self._settings.store_folders.items()
+        return folders | {f"stores.{name}.folder": folder for name, folder in stores}
 
     def _written(self) -> list[str]:
         stores = self._settings.stores

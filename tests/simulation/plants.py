@@ -89,6 +89,11 @@ def lag_ignored(held: ExitStack) -> None:
     _put(held, PoliteScheduler, "backlog", lambda _self: 0)
 
 
+def lost_is_the_end(held: ExitStack) -> None:
+    """A job that Slurm has lost before it began ends its Process."""
+    _put(held, collect, "_has_not_begun", lambda _entry, _left: False)
+
+
 def silence_is_absence(held: ExitStack) -> None:
     """Who does not answer has no jobs."""
 
@@ -199,6 +204,7 @@ PLANTS: dict[str, Planter] = {
         unknown_is_complete,
         one_look_is_enough,
         lag_ignored,
+        lost_is_the_end,
         silence_is_absence,
         not_queued_is_ended,
         second_jobs_stay,
@@ -234,6 +240,7 @@ FOCUS: dict[str, Focus] = {
     "unknown_is_complete": _LOSS,
     "one_look_is_enough": _UNSEEN_ENDS,
     "lag_ignored": _UNSEEN_ENDS,
+    "lost_is_the_end": _LOSS,
     "silence_is_absence": _SILENCE,
     "not_queued_is_ended": _UNSEEN_ENDS,
     "context_goes_first": _CRASHES_AT_REMOVE,

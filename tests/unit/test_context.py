@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from slurmbridge.context.copying import copy_file
 from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken
-from slurmbridge.context.tree import Bounds, Spot, TooMuch, copy_file
+from slurmbridge.context.tree import Below, Bounds, Spot, TooMuch, plain
 from slurmbridge.errors import InvalidProcess, StagingFailed
 from slurmbridge.model import ProcessSpec
 from slurmbridge.shell import LocalFiles, NotPlain
@@ -202,14 +203,14 @@ def test_a_file_that_grows_while_it_is_copied_is_not_taken_beyond_its_bound(
 ) -> None:
     (tmp_path / "a").write_bytes(b"123456")
     with pytest.raises(TooMuch, match="more than the 5 bytes"):
-        copy_file(Spot(HERE, tmp_path, "a"), HERE, tmp_path / "b", 5, name="a")
+        copy_file(Spot(Below(HERE, tmp_path), "a"), HERE, tmp_path / "b", 5, plain("a"))
 
 
 def test_a_copy_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("new")
     (tmp_path / "b").symlink_to(tmp_path / "c")
     with pytest.raises(FileExistsError):
-        copy_file(Spot(HERE, tmp_path, "a"), HERE, tmp_path / "b", 5, name="a")
+        copy_file(Spot(Below(HERE, tmp_path), "a"), HERE, tmp_path / "b", 5, plain("a"))
     assert not (tmp_path / "c").exists()
 
 
@@ -217,13 +218,13 @@ def test_what_is_opened_is_closed(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/c").write_text("c")
     before = len(list(Path("/proc/self/fd").iterdir()))
-    copy_file(Spot(HERE, tmp_path, "a/b/c"), HERE, tmp_path / "d", 5, name="c")
+    copy_file(Spot(Below(HERE, tmp_path), "a/b/c"), HERE, tmp_path / "d", 5, plain("c"))
     for path in ("a/none", "a/b/none"):
         with pytest.raises(FileNotFoundError):
-            copy_file(Spot(HERE, tmp_path, path), HERE, tmp_path / "e", 5, name="c")
+            copy_file(Spot(Below(HERE, tmp_path), path), HERE, tmp_path / "e", 5, plain("c"))
     (tmp_path / "link").symlink_to("a")
     with pytest.raises(NotPlain):
-        copy_file(Spot(HERE, tmp_path, "link/b/c"), HERE, tmp_path / "f", 5, name="c")
+        copy_file(Spot(Below(HERE, tmp_path), "link/b/c"), HERE, tmp_path / "f", 5, plain("c"))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 

@@ -188,6 +188,47 @@ def test_a_job_that_nobody_knows_is_lost_only_after_its_absence_has_lasted(bridg
     assert "know nothing of the job's end" in str(bridge.get(one).reason)
 
 
+def lost(bridge: Bridge, one: str) -> None:
+    """Slurm loses a job, and everybody has waited for long enough."""
+    bridge.slurm.forget(1, accounting=True)
+    bridge.look()
+    bridge.advance(ABSENCE)
+    bridge.look()
+
+
+def test_a_job_that_was_lost_before_it_began_is_submitted_again(bridge: Bridge) -> None:
+    one = bridge.submitted()
+    bridge.look()
+    lost(bridge, one)
+    assert "Slurm has lost job 1 before it began: again" in str(bridge.events(one)[-1].detail)
+    bridge.verbs.dispatcher.dispatch()
+    [second] = bridge.jobs_of(one)
+    assert bridge.get(one).job_id == second
+    end(bridge, one)
+    bridge.look()
+    assert bridge.state(one) is ProcessState.COMPLETE
+
+
+def test_a_lost_job_whose_context_is_not_there_may_have_begun(bridge: Bridge) -> None:
+    one = bridge.submitted()
+    bridge.look()
+    bridge.context(one).rename(bridge.root / "elsewhere")
+    lost(bridge, one)
+    assert bridge.state(one) is not ProcessState.COMPLETE
+    bridge.verbs.dispatcher.dispatch()
+    assert bridge.jobs_of(one) == []
+
+
+def test_a_lost_job_that_was_to_be_canceled_is_not_submitted_again(bridge: Bridge) -> None:
+    one = bridge.submitted()
+    bridge.look()
+    bridge.desk.cancel(one, by="alice")
+    lost(bridge, one)
+    assert bridge.state(one).final
+    bridge.verbs.dispatcher.dispatch()
+    assert bridge.jobs_of(one) == []
+
+
 def test_a_job_that_nobody_knows_but_that_left_its_exit_code_has_ended(bridge: Bridge) -> None:
     one = bridge.submitted()
     bridge.start(one)

@@ -112,6 +112,9 @@ def _ends(life: Life, *, canceled: bool) -> set[ProcessState]:
         # It found no context, or one that is another's: that is no end of a Process.
         return set()
     by_script = _by_exit_code(life.exit_code)
+    if life.vanished and not (life.claimed or canceled):
+        # Another job has to come for it.
+        return set()
     if life.vanished or life.end is None:
         return {by_script or ProcessState.SYSTEM_ERROR} if life.vanished else set()
     if life.end in {SlurmState.COMPLETED, SlurmState.FAILED}:
