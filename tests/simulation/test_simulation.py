@@ -15,7 +15,7 @@ from tests.simulation.plants import FOCUS, PLANTS, planted
 
 LIFETIMES = 5_000
 # Each bug has to be found within so many worlds.
-MOST_SEEDS = 250
+MOST_SEEDS = 500
 JOBS = len(os.sched_getaffinity(0))
 
 

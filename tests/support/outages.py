@@ -205,8 +205,12 @@ def go_through(cluster: Cluster, client: Client, fault: Fault, processes: int) -
     began = time.monotonic()
     ids = [client.submit(parse_spec(SPEC)).id for _ in range(processes // 2)]
     until("job", lambda: any(client.get(one).job_id for one in ids[:5]))
+    keys = [str(uuid4()) for _ in range(processes - len(ids))]
     with fault(cluster):
-        ids += _submitted(client, processes - len(ids))
+        ids += _submitted(client, keys, attempts=1)
+    # What the API did not accept was promised to nobody; what it may have accepted is asked for
+    # again under the same key.
+    ids += _submitted(client, keys, attempts=60)
     ended = [_end(client, one, seconds=900) for one in ids]
     outcome = Outcome(len(ids), round(time.monotonic() - began, 1))
     started = jobs_that_ran(cluster, ended)
@@ -219,19 +223,17 @@ def go_through(cluster: Cluster, client: Client, fault: Fault, processes: int) -
     return outcome
 
 
-def _submitted(client: Client, number: int) -> list[str]:
-    """Submit while the fault holds. What the API does not accept was promised to nobody; what it
-    may have accepted is asked for again under the same key, until it answers.
-    """
+def _submitted(client: Client, keys: list[str], *, attempts: int) -> list[str]:
+    """Submit under each key, which is taken from the list when it was accepted."""
     ids: list[str] = []
-    for _ in range(number):
-        key = str(uuid4())
-        for _attempt in range(60):
+    for key in list(keys):
+        for attempt in range(attempts):
             try:
                 ids.append(client.submit(parse_spec(SPEC), idempotency_key=key).id)
+                keys.remove(key)
                 break
             except (BridgeUnreachable, SiteError):
-                time.sleep(1)
+                time.sleep(1 if attempt else 0.1)
     return ids
 
 
