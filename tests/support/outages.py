@@ -34,13 +34,15 @@ SPEC: dict[str, Any] = {
 
 
 @contextmanager
-def _daemon_gone(cluster: Cluster, node: str, name: str, seconds: float) -> Iterator[None]:
-    """A daemon is killed, and its supervisor kept from starting it again."""
+def _daemon_gone(
+    cluster: Cluster, node: str, name: str, seconds: float, signal: str = "KILL"
+) -> Iterator[None]:
+    """A daemon is ended, and its supervisor kept from starting it again."""
     find = f"ps -o ppid= -p $(pgrep -o -x {name})"
     parent = cluster.must(node, "sh", "-c", find, user="root").strip()
     cluster.must(node, "kill", "-STOP", parent, user="root")
     try:
-        cluster.must(node, "pkill", "-KILL", "-x", name, user="root")
+        cluster.must(node, "pkill", f"-{signal}", "-x", name, user="root")
         yield
         time.sleep(seconds)
     finally:
@@ -49,6 +51,13 @@ def _daemon_gone(cluster: Cluster, node: str, name: str, seconds: float) -> Iter
 
 @contextmanager
 def slurmctld(cluster: Cluster) -> Iterator[None]:
+    """The controller is stopped, and away for a minute."""
+    with _daemon_gone(cluster, "controller", "slurmctld", 60, "TERM"):
+        yield
+
+
+@contextmanager
+def slurmctld_killed(cluster: Cluster) -> Iterator[None]:
     """The controller is killed, and away for a minute. Of what it had not saved it knows nothing
     afterwards: it gives job ids again, and drains nodes on which it finds other jobs than it knows.
     So an administrator looks after the nodes.
@@ -176,6 +185,7 @@ def clock(cluster: Cluster) -> Iterator[None]:
 FAULTS: Mapping[str, Mapping[str, Fault]] = {
     "shared": {
         "slurmctld": slurmctld,
+        "slurmctld-killed": slurmctld_killed,
         "slurmdbd": slurmdbd,
         "slurmd": slurmd,
         "read-only": read_only,
@@ -205,6 +215,15 @@ class Outcome:
         once = Counter({1: self.processes})
         complete = Counter({ProcessState.COMPLETE.value: self.processes})
         return self.states == complete and self.runs == once and self.jobs == once
+
+    @property
+    def sound_but_canceled(self) -> bool:
+        """The same, but for those that Slurm canceled of its own accord, as it does with jobs that
+        it finds on nodes and does not know.
+        """
+        states = set(self.states) <= {ProcessState.COMPLETE.value, ProcessState.CANCELED.value}
+        complete = self.states[ProcessState.COMPLETE.value]
+        return states and set(self.runs) <= {0, 1} and self.runs[1] >= complete
 
 
 def go_through(cluster: Cluster, client: Client, fault: Fault, processes: int) -> Outcome:
@@ -263,15 +282,21 @@ def jobs_that_ran(cluster: Cluster, processes: list[Process]) -> Counter[str]:
     names = ",".join(process.job_name for process in processes)
     ids = {process.job_name for process in processes}
 
+    argv = ("sacct", "-XnP", "--duplicates", f"--name={names}", "--starttime=now-1days",
+            "--format=JobName,State,ExitCode,NodeList")  # fmt: skip
+
     def recorded() -> list[list[str]] | None:
-        argv = ("sacct", "-XnP", "--duplicates", f"--name={names}", "--starttime=now-1days",
-                "--format=JobName,State,ExitCode,NodeList")  # fmt: skip
         lines = [line.split("|") for line in cluster.must("login", *argv).splitlines()]
         ended = {line[0] for line in lines if line[1] not in {"PENDING", "RUNNING"}}
         return lines if ended == ids else None
 
+    try:
+        lines = until("records", recorded, seconds=60, every=2)
+    except AssertionError:
+        # Accounting never learns how a job ended that the controller has lost.
+        lines = [line.split("|") for line in cluster.must("login", *argv).splitlines()]
     found: Counter[str] = Counter()
-    for name, _state, code, nodes in until("records", recorded, seconds=120, every=2):
+    for name, _state, code, nodes in lines:
         ran = nodes != "None assigned" and code.partition(":")[0] != str(TAKEN)
         found[name] += ran
     return found
