@@ -14,6 +14,19 @@ from slurmbridge.errors import ConfigurationError
 
 ENTRY = "process.sbatch.j2"
 DOCTOR = "doctor.sbatch.j2"
+REQUIREMENTS = "requirements.sbatch.j2"
+# They make no Process's script. parts/requirements_mount.j2 does.
+_OTHERS = frozenset(
+    {
+        DOCTOR,
+        REQUIREMENTS,
+        "parts/requirements_claim.j2",
+        "parts/requirements_pod.j2",
+        "parts/requirements_run.j2",
+    }
+)
+# All that make the script of an installation.
+_OF_REQUIREMENTS = (*sorted(_OTHERS - {DOCTOR}), "parts/image.j2")
 _PACKAGE = Path(__file__).parent
 # A wheel carries the templates inside the package; a checkout has them beside it.
 DEFAULT_TEMPLATES = next(
@@ -76,6 +89,8 @@ class ScriptContext:
     trace_string_limit: Directive
     trace_limit: Directive
     trace_stops: bool
+    requirements_path: str
+    requirements_sha256: Directive | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,34 @@ class DoctorContext:
     images: str
     report: str
     seal: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequirementsContext:
+    """Every variable of the template that installs requirements."""
+
+    version: Directive
+    template_digest: Directive
+    job_name: Directive
+    account: Directive | None
+    partition: Directive | None
+    exclude: Directive | None
+    cpus_per_task: Directive
+    memory: Directive
+    time_limit: Directive
+    working_directory: Directive
+    job_log: Directive
+    attempt: Directive
+    requirements_folder: str
+    lines_sha256: Directive
+    image_path: str
+    image_sha256: Directive
+    image_offset: Directive
+    work_bytes: Directive
+    work_files: Directive
+    pip_seconds: Directive
+    seal: tuple[str, ...]
+    compile: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +186,40 @@ class Templates:
             raise ConfigurationError(f"{self.folder / DOCTOR} fails: {error}") from error
         return Script(text, hashlib.sha256(text.encode()).hexdigest())
 
+    @property
+    def requirements_digest(self) -> str:
+        """One SHA-256 over the templates that install requirements."""
+        try:
+            return _digest(self.folder, _OF_REQUIREMENTS)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the templates folder {self.folder} cannot install requirements: {error.filename}"
+            ) from error
+
+    def render_requirements(self, context: RequirementsContext) -> Script:
+        """The script that installs requirements."""
+        values = {field.name: getattr(context, field.name) for field in fields(RequirementsContext)}
+        try:
+            text = _environment(self.folder).get_template(REQUIREMENTS).render(values)
+        except (jinja2.TemplateError, TypeError) as error:
+            raise ConfigurationError(f"{self.folder / REQUIREMENTS} fails: {error}") from error
+        return Script(text, hashlib.sha256(text.encode()).hexdigest())
+
 
 _FIELDS = fields(ScriptContext)
 
 
 def digest(folder: Path) -> str:
     """One SHA-256 over the names and contents of all templates that make a Process's script."""
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.j2")))
+    return _digest(folder, (name for name in names if name not in _OTHERS))
+
+
+def _digest(folder: Path, names: Iterable[str]) -> str:
     whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*.j2") if path != folder / DOCTOR):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        whole.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
+    for name in names:
+        content = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        whole.update(f"{content}  {name}\n".encode())
     return whole.hexdigest()
 
 

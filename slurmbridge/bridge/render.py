@@ -110,5 +110,7 @@ class Renderer:
             trace_calls=record.calls if record else "",
             trace_string_limit=Directive(str(record.string_limit if record else 0)),
             trace_limit=Directive(str(self._trace_limit(spec))),
+            requirements_path="",
+            requirements_sha256=None,
             trace_stops=spec.limits.trace_full is TraceFull.STOP,
         )

@@ -10,6 +10,8 @@ _MIB = 1024 * 1024
 # Where in the container the helpers, the command and its environment lie.
 HELPERS = "/.sb"
 ROOT_FOLDER = "root"
+# Where a program finds what was installed for it.
+REQUIREMENTS = "/requirements"
 HOSTNAME = "sealed"
 # The user and the group that a program believes to be; see the template parts/pod.j2.
 USER_ID = 1000
@@ -85,9 +87,14 @@ def bounds(spec: ProcessSpec, *, output_bytes: int) -> Bounds:
     )
 
 
-def environment(spec: ProcessSpec, image: Image) -> Mapping[str, str]:
+def environment(
+    spec: ProcessSpec, image: Image, *, requirements: bool = False
+) -> Mapping[str, str]:
     """All variables that the program gets: the image's, then the declared, then the platform's."""
     given = {"PATH": DEFAULT_PATH, "LC_ALL": "C.UTF-8", **image.environment, **spec.environment}
+    if requirements:
+        given["PATH"] = f"{REQUIREMENTS}/bin:{given['PATH']}"
+        given["PYTHONPATH"] = ":".join(filter(None, (REQUIREMENTS, given.get("PYTHONPATH"))))
     return given | {"HOME": HOME} | _task_variables(spec.resources.tasks_per_node)
 
 
@@ -99,7 +106,12 @@ def _task_variables(tasks: int) -> dict[str, str]:
 
 
 def context_container(
-    context: str, spec: ProcessSpec, image: Image, *, output_bytes: int
+    context: str,
+    spec: ProcessSpec,
+    image: Image,
+    *,
+    output_bytes: int,
+    requirements: bool = False,
 ) -> SealedContainer | TracedContainer:
     """The container of a Process whose context lies in the folder `context`."""
     pod = f"{context}/pod"
@@ -120,10 +132,11 @@ def context_container(
             Bind(f"{pod}/sb", HELPERS),
             # Lists the keys of the service user, whatever the namespace.
             Bind("/dev/null", "/proc/keys"),
+            *([Bind(f"{context}/requirements", REQUIREMENTS)] if requirements else []),
         ),
         working_directory="/code",
         bounds=bounds(spec, output_bytes=output_bytes),
-        variables=tuple(sorted(environment(spec, image))),
+        variables=tuple(sorted(environment(spec, image, requirements=requirements))),
         tasks=spec.resources.tasks_per_node,
         refusals_noted=spec.trace is not TraceLevel.OFF,
     )

@@ -126,7 +126,8 @@ def read_only(cluster: Cluster) -> Iterator[None]:
 @contextmanager
 def full(cluster: Cluster) -> Iterator[None]:
     """The bridge finds no space where it makes contexts, and none where it carries results."""
-    size = "size=16k,nr_inodes=8,mode=777"
+    # Not even one file: what is written here is gone afterwards, as on no disk that is full.
+    size = "nr_inodes=1,mode=777"
     with (
         _mounted(
             cluster, "mount", "-t", "tmpfs", "-o", size, "none", "/shared/results",
@@ -140,12 +141,18 @@ def full(cluster: Cluster) -> Iterator[None]:
         yield
 
 
+def _runners(cluster: Cluster) -> tuple[str, str]:
+    """The process ids of the bridge's own Runner, and of the one that was started last."""
+    found = cluster.must("bridge", "pgrep", "-f", r"slurmbridge(\.cli)? runner$").split()
+    return found[0], found[-1]
+
+
 @contextmanager
 def frozen(cluster: Cluster) -> Iterator[None]:
     """Of two Runners, the one that works is frozen for a minute and woken."""
     cluster.must("bridge", "sh", "-c", "nohup slurmbridge runner >/tmp/second.log 2>&1 &")
     until("second Runner", lambda: "starts" in cluster.read("bridge", "/tmp/second.log"))
-    first = cluster.must("bridge", "sh", "-c", "pgrep -o -f 'slurmbridge.cli runner'").strip()
+    first, second = _runners(cluster)
     try:
         cluster.must("bridge", "kill", "-STOP", first)
         yield
@@ -153,7 +160,7 @@ def frozen(cluster: Cluster) -> Iterator[None]:
     finally:
         cluster.must("bridge", "kill", "-CONT", first)
         time.sleep(15)
-        cluster.must("bridge", "pkill", "-f", "slurmbridge runner")
+        cluster.must("bridge", "kill", second)
 
 
 @contextmanager
@@ -166,7 +173,7 @@ def clock(cluster: Cluster) -> Iterator[None]:
     runner = " ".join((*faked, "slurmbridge", "runner"))
     cluster.must("bridge", "sh", "-c", f"nohup {runner} >/tmp/second.log 2>&1 &")
     until("second Runner", lambda: "starts" in cluster.read("bridge", "/tmp/second.log"))
-    own = cluster.must("bridge", "sh", "-c", "pgrep -o -f 'slurmbridge.cli runner'").strip()
+    own, second = _runners(cluster)
     try:
         # Its own Runner does nothing meanwhile, and so is taken for dead.
         cluster.must("bridge", "kill", "-STOP", own)
@@ -178,7 +185,7 @@ def clock(cluster: Cluster) -> Iterator[None]:
         time.sleep(15)
     finally:
         cluster.must("bridge", "kill", "-CONT", own)
-        cluster.must("bridge", "pkill", "-f", "slurmbridge runner")
+        cluster.must("bridge", "kill", second)
 
 
 # Those that make no sense for a bridge that shares nothing with its cluster, and the others.

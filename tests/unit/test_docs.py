@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from slurmbridge.cli import app
 from slurmbridge.lifecycle import ProcessState, SlurmFlag, SlurmState
 from slurmbridge.model import ProcessSpec
-from slurmbridge.script import DoctorContext, ScriptContext
+from slurmbridge.script import DoctorContext, RequirementsContext, ScriptContext
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -40,7 +40,11 @@ def type_name(kind: Any) -> str:
 def test_every_variable_of_the_templates_is_described_with_its_type() -> None:
     text = (ROOT / "sbatch_templates/README.md").read_text().partition("## Variables")[2]
     described = {row[0].strip("`"): row[1].strip("`") for row in table_rows(text)}
-    hints = typing.get_type_hints(DoctorContext) | typing.get_type_hints(ScriptContext)
+    hints = {
+        name: kind
+        for context in (DoctorContext, RequirementsContext, ScriptContext)
+        for name, kind in typing.get_type_hints(context).items()
+    }
     assert described == {name: type_name(kind) for name, kind in hints.items()}
 
 

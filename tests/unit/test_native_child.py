@@ -56,7 +56,7 @@ class FakePyslurm:
         return SimpleNamespace(cancel=self._answer)
 
 
-WITH_DIRECTIVES = ("parts/directives.j2", "doctor.sbatch.j2")
+WITH_DIRECTIVES = ("parts/directives.j2", "doctor.sbatch.j2", "requirements.sbatch.j2")
 
 
 def test_every_directive_of_the_templates_has_an_attribute() -> None:

@@ -19,8 +19,10 @@ from slurmbridge.errors import ConfigurationError
 from slurmbridge.script import (
     DEFAULT_TEMPLATES,
     DOCTOR,
+    REQUIREMENTS,
     Directive,
     DoctorContext,
+    RequirementsContext,
     ScriptContext,
     Templates,
     digest,
@@ -30,8 +32,20 @@ from slurmbridge.script import (
 from tests.support.builders import shipped_templates
 
 ALL_TEMPLATES = sorted(DEFAULT_TEMPLATES.rglob("*.j2"))
-TYPES = typing.get_type_hints(DoctorContext) | typing.get_type_hints(ScriptContext)
+TYPES = {
+    name: kind
+    for context in (DoctorContext, RequirementsContext, ScriptContext)
+    for name, kind in typing.get_type_hints(context).items()
+}
 DIRECTIVES = {name for name, kind in TYPES.items() if kind in (Directive, Directive | None)}
+OTHERS = {
+    DOCTOR,
+    REQUIREMENTS,
+    "requirements_claim.j2",
+    "requirements_pod.j2",
+    "requirements_run.j2",
+}
+OF_PROCESSES = [path for path in ALL_TEMPLATES if path.name not in OTHERS]
 CONTEXT = ScriptContext(
     version=Directive("0.1.0"),
     process_id=Directive("0" * 26),
@@ -67,6 +81,8 @@ CONTEXT = ScriptContext(
     trace_string_limit=Directive("64"),
     trace_limit=Directive("1048576"),
     trace_stops=True,
+    requirements_path="/r/k/made/requirements.sqsh",
+    requirements_sha256=Directive("5" * 64),
 )
 
 
@@ -134,7 +150,7 @@ def test_a_variable_in_a_directive_or_comment_is_declared_as_such(path: Path) ->
 
 
 def test_directives_do_stand_in_directives_and_comments() -> None:
-    text = "\n".join(path.read_text() for path in ALL_TEMPLATES if path.name != DOCTOR)
+    text = "\n".join(path.read_text() for path in OF_PROCESSES)
     assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 12
     assert len(re.findall(r"^# .*{{ \w+ }}", text, re.MULTILINE)) == 2
 
@@ -156,7 +172,7 @@ def test_a_template_states_and_computes_nothing(path: Path) -> None:
 @pytest.mark.parametrize("path", ALL_TEMPLATES, ids=lambda path: path.name)
 def test_only_the_entry_includes_and_only_by_a_plain_name(path: Path) -> None:
     includes = list(parsed(path).find_all(nodes.Include))
-    assert bool(includes) == (path.name == "process.sbatch.j2")
+    assert bool(includes) == (path.name in {"process.sbatch.j2", REQUIREMENTS})
     for include in includes:
         assert isinstance(include.template, nodes.Const)
         assert not include.ignore_missing
@@ -285,9 +301,6 @@ def copied(tmp_path: Path) -> Path:
     folder = tmp_path / "templates"
     shutil.copytree(DEFAULT_TEMPLATES, folder)
     return folder
-
-
-OF_PROCESSES = [path for path in ALL_TEMPLATES if path.name != DOCTOR]
 
 
 def test_the_template_that_examines_nodes_has_a_digest_of_its_own(tmp_path: Path) -> None:
