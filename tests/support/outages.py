@@ -163,13 +163,19 @@ def frozen(cluster: Cluster) -> Iterator[None]:
         cluster.must("bridge", "kill", second)
 
 
+def _set_clock(cluster: Cluster, offset: bytes) -> None:
+    """In one step: who finds the file empty is ended by libfaketime."""
+    cluster.write("bridge", "/tmp/faketime.new", offset)
+    cluster.must("bridge", "mv", "/tmp/faketime.new", "/tmp/faketime")
+
+
 @contextmanager
 def clock(cluster: Cluster) -> Iterator[None]:
     """The clock of the only Runner jumps ahead by an hour, and back after half a minute."""
     library = cluster.must("bridge", "sh", "-c", "ls /usr/lib/*/faketime/libfaketime.so.1").strip()
     faked = ("env", f"LD_PRELOAD={library}", "FAKETIME_TIMESTAMP_FILE=/tmp/faketime",
              "FAKETIME_NO_CACHE=1")  # fmt: skip
-    cluster.write("bridge", "/tmp/faketime", b"+0\n")
+    _set_clock(cluster, b"+0\n")
     runner = " ".join((*faked, "slurmbridge", "runner"))
     cluster.must("bridge", "sh", "-c", f"nohup {runner} >/tmp/second.log 2>&1 &")
     until("second Runner", lambda: "starts" in cluster.read("bridge", "/tmp/second.log"))
@@ -178,10 +184,10 @@ def clock(cluster: Cluster) -> Iterator[None]:
         # Its own Runner does nothing meanwhile, and so is taken for dead.
         cluster.must("bridge", "kill", "-STOP", own)
         time.sleep(20)
-        cluster.write("bridge", "/tmp/faketime", b"+3600\n")
+        _set_clock(cluster, b"+3600\n")
         yield
         time.sleep(30)
-        cluster.write("bridge", "/tmp/faketime", b"+0\n")
+        _set_clock(cluster, b"+0\n")
         time.sleep(15)
     finally:
         cluster.must("bridge", "kill", "-CONT", own)
