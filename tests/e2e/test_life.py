@@ -174,7 +174,10 @@ def forgetful(bridge: Cluster) -> Iterator[None]:
 def _set_min_job_age(bridge: Cluster, seconds: int) -> None:
     change = f"s/^MinJobAge=.*/MinJobAge={seconds}/"
     bridge.must("controller", "sed", "-i", change, "/etc/slurm/slurm.conf", user="root")
-    scontrol(bridge, "reconfigure")
+    # Begins anew: after `scontrol reconfigure` it is a process of another name.
+    bridge.must("controller", "pkill", "-TERM", "-x", "slurmctld", user="root")
+    until("slurmctld", lambda: "is UP" in bridge.run("login", "scontrol", "ping").stdout)
+    until("slurmctld", lambda: bridge.run("controller", "pgrep", "-x", "slurmctld").stdout)
 
 
 @contextmanager

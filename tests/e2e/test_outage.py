@@ -9,7 +9,7 @@ import pytest
 from slurmbridge.client import Client
 from slurmbridge.errors import BridgeUnreachable
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import parse_spec
+from slurmbridge.model import Process, parse_spec
 from tests.conftest import SMALL
 from tests.support.cluster import Cluster, until
 
@@ -90,9 +90,14 @@ def test_what_a_dead_runner_held_is_taken_over_within_fifteen_seconds(
     finally:
         bridge.must("bridge", "kill", "-CONT", first)
     killed = time.monotonic()
-    until("jobs", lambda: all(client.get(one).job_id for one in ids), seconds=30)
+
+    def is_taken(process: Process) -> bool:
+        """Who was being submitted is looked for, until it is known that there is no job."""
+        return process.job_id is not None or process.state is ProcessState.UNKNOWN
+
+    until("takeover", lambda: all(is_taken(client.get(one)) for one in ids), seconds=30)
     assert time.monotonic() - killed <= 15
-    ended = [client.wait(one, timeout_seconds=90, poll_seconds=0.5) for one in ids]
+    ended = [client.wait(one, timeout_seconds=180, poll_seconds=0.5) for one in ids]
     assert {process.state for process in ended} == {ProcessState.COMPLETE}
     names = bridge.must("login", "squeue", "--me", "--states=all", "-ho", "%j").split()
     assert {names.count(process.job_name) for process in ended} == {1}
