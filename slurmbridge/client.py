@@ -21,19 +21,17 @@ from slurmbridge.errors import (
     Unauthenticated,
     UnknownProcess,
 )
-from slurmbridge.lifecycle import ProcessState
+from slurmbridge.lifecycle import ProcessState, ReviewState
 from slurmbridge.model import (
-    SPEC_BYTES_LIMIT,
     Attestation,
     ClusterStatus,
     ComputeCapability,
     Event,
     ListedImage,
     Process,
-    ProcessSpec,
     PublicKey,
-    parse_spec,
 )
+from slurmbridge.spec import SPEC_BYTES_LIMIT, ProcessSpec, parse_spec
 from slurmbridge.trace.report import TraceReport
 
 # How often a question is asked again while waiting, when the bridge does not answer.
@@ -157,11 +155,14 @@ class Client:
         before: str | None = None,
         states: Sequence[ProcessState] = (),
         label: tuple[str, str] | None = None,
+        review: ReviewState | None = None,
     ) -> Page:
-        """Processes, newest first."""
+        """Processes, newest first; with `review`, those whose review is so far."""
         parameters: dict[str, Any] = {"limit": limit, "state": [state.value for state in states]}
         if before is not None:
             parameters["before"] = before
+        if review is not None:
+            parameters["review"] = review.value
         if label is not None:
             parameters["label"] = "=".join(label)
         return _read(Page, self._call("GET", "/v1/processes", params=parameters))
@@ -182,6 +183,17 @@ class Client:
     def cancel(self, process_id: str) -> Process:
         """Ask for the end of a Process. Raises UnknownProcess, IllegalTransition."""
         return _read(Process, self._call("POST", _path(process_id, "/cancel")))
+
+    def decide(self, process_id: str, *, release: bool, reason: str | None = None) -> Process:
+        """Let out outputs that wait for a review, or have them destroyed.
+
+        Raises:
+            UnknownProcess
+            Forbidden: this token is not for that, or the Process is its owner's own.
+            NotWaiting: there is nothing to decide (any more).
+        """
+        path = _path(process_id, "/release" if release else "/reject")
+        return _read(Process, self._call("POST", path, json={"reason": reason}))
 
     def log(self, process_id: str, stream: str = "stdout", offset: int = 0) -> LogPiece:
         """What the program printed to "stdout" or "stderr", or the "job" around it.

@@ -3,7 +3,8 @@
     SlurmBridgeError
     ├── ConfigurationError        refuse to start
     ├── RequestError              the caller can fix it
-    │   ├── InvalidProcess        ├── UnknownProcess     ├── UnknownImage
+    │   ├── InvalidProcess        ── NotThere
+    │   ├── UnknownProcess        ├── UnknownImage
     │   ├── AmbiguousImage        ├── Unauthenticated    ├── BodyTooLarge
     │   ├── IllegalTransition     ├── NotAttested        ├── NotTraced
     │   ├── IdempotencyConflict├── StoreForbids
@@ -14,6 +15,7 @@
     │   ├── StagingFailed         ── FilesUnavailable
     │   ├── ReplyUnreadable       ├── DatabaseUnavailable
     │   ├── NotStanding           a Runner that others may have taken for dead
+    │   ├── RequirementsAwaited   a job installs them
     │   └── NoNodeReady           none can seal, or none can trace what is to be traced
     ├── BridgeUnreachable         the client cannot talk to the API
     └── ContainerError
@@ -23,6 +25,8 @@
 
 Bugs are not in the tree: they stay AssertionError, TypeError and so on.
 """
+
+from datetime import timedelta
 
 
 class SlurmBridgeError(Exception):
@@ -55,6 +59,22 @@ class InvalidProcess(RequestError):
     def __init__(self, message: str, fields: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
         self.fields = fields
+
+
+class NotThere(InvalidProcess):
+    """A file that a specification names does not exist."""
+
+
+class Forbidden(RequestError):
+    """Who asks may not do, or see, this."""
+
+    code = "forbidden"
+
+
+class NotWaiting(RequestError):
+    """No decision on these outputs is waited for."""
+
+    code = "not-waiting"
 
 
 class UnknownProcess(RequestError):
@@ -256,6 +276,17 @@ class NoNodeReady(SiteError):
 
     code = "no-node-ready"
     transient = True
+
+
+class RequirementsAwaited(SiteError):
+    """The requirements of a Process are not installed yet. `retry_after`: when to look again."""
+
+    code = "requirements-awaited"
+    transient = True
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class BridgeUnreachable(SlurmBridgeError):

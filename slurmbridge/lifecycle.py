@@ -49,6 +49,18 @@ class Phase(StrEnum):
     SUBMITTED = "SUBMITTED"  # observe its job
     COLLECTING = "COLLECTING"  # its job ended: carry the outputs
     DONE = "DONE"  # nothing
+    RELEASING = "RELEASING"  # a reviewer let its outputs out: carry them from where they wait
+    REJECTING = "REJECTING"  # a reviewer did not: destroy them
+
+
+class ReviewState(StrEnum):
+    """How far the review of a Process's outputs is. It begins when the Process has ended."""
+
+    WAITING = "WAITING"
+    RELEASING = "RELEASING"
+    RELEASED = "RELEASED"
+    REJECTING = "REJECTING"
+    REJECTED = "REJECTED"
 
 
 class SlurmState(StrEnum):

@@ -1,296 +1,13 @@
-"""The values that everything speaks of. Frozen; parsed once, at the edge."""
+"""The values that everything speaks of, beside what a submitter asks for. Frozen."""
 
-import json
-import re
-import tomllib
 from datetime import datetime
-from enum import StrEnum
-from pathlib import PurePosixPath
-from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field
 
-from slurmbridge.errors import InvalidProcess
-from slurmbridge.lifecycle import ProcessState
-from slurmbridge.rules import Outcome, TraceRules
+from slurmbridge.lifecycle import ProcessState, ReviewState
+from slurmbridge.rules import Outcome
+from slurmbridge.spec import ProcessSpec
 from slurmbridge.values import Value
-
-SPEC_BYTES_LIMIT = 1024 * 1024
-# Linux takes no single argument or environment string above 32 pages (MAX_ARG_STRLEN).
-ARGUMENT_BYTES_LIMIT = 128 * 1024 - 1
-
-_PATH_REFUSED = re.compile(r"""[\s\x00-\x1f\x7f"'`\\,:;$*?<>|&!(){}\[\]~#]""")
-# Apptainer, Slurm and the dynamic linker act on these before the program starts.
-_RESERVED_PREFIXES = (
-    "APPTAINER",
-    "SINGULARITY",
-    "SLURM",
-    "SBATCH",
-    "SPANK",
-    "PMI",
-    "LD_",
-)
-_RESERVED_NAMES = frozenset({"HOME", "PATH", "PWD", "USER", "LOGNAME", "SHELL", "IFS", "BASH_ENV"})
-
-
-def _no_surrogates(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("is not valid UTF-8") from None
-    return text
-
-
-def _argument(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("holds a NUL character, which no program can be given")
-    if len(_no_surrogates(text).encode()) > ARGUMENT_BYTES_LIMIT:
-        raise ValueError(f"is longer than {ARGUMENT_BYTES_LIMIT} bytes, the limit of Linux")
-    return text
-
-
-def check_relative_path(path: str) -> str:
-    """Return `path` when it is a plain relative path.
-
-    Raises:
-        ValueError: it is empty, absolute or not UTF-8, climbs with `..`, has a part with a leading
-            dash, or holds whitespace, quotes or characters that a shell or a bind gives meaning to.
-    """
-    _no_surrogates(path)
-    if found := _PATH_REFUSED.search(path):
-        raise ValueError(
-            f"the path {path!r} holds {found.group()!r}, which is not allowed in paths"
-        )
-    parts = path.split("/")
-    if path.startswith("/"):
-        raise ValueError(f"the path {path!r} is absolute; it must be relative to its store")
-    if any(part in {"", ".", ".."} for part in parts):
-        raise ValueError(f"the path {path!r} has an empty part, '.' or '..'")
-    if any(part.startswith("-") for part in parts):
-        raise ValueError(f"the path {path!r} has a part with a leading dash")
-    if len(path.encode()) > 1024 or any(len(part.encode()) > 255 for part in parts):
-        raise ValueError("the path is too long")
-    return path
-
-
-def _location(text: str) -> str:
-    store, separator, path = text.partition(":")
-    if not separator or not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", store):
-        raise ValueError(f"{text!r} is not of the form store:path")
-    check_relative_path(path)
-    return text
-
-
-def _variable_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
-        raise ValueError(f"{name!r} is not the name of an environment variable")
-    if name in _RESERVED_NAMES or name.startswith(_RESERVED_PREFIXES):
-        raise ValueError(f"{name} is set by the platform and cannot be declared")
-    return name
-
-
-Argument = Annotated[str, AfterValidator(_argument)]
-RelativePath = Annotated[str, AfterValidator(check_relative_path)]
-Location = Annotated[str, AfterValidator(_location)]
-VariableName = Annotated[str, AfterValidator(_variable_name)]
-# Slurm's names that travel on an #SBATCH line.
-SlurmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-ClusterName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
-ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
-LabelValue = Annotated[str, StringConstraints(max_length=256), AfterValidator(_argument)]
-
-
-class TraceLevel(StrEnum):
-    """How much of what the program does is recorded from outside."""
-
-    OFF = "off"
-    AUDIT = "audit"
-    FULL = "full"
-
-
-class TraceFull(StrEnum):
-    """What happens when a trace has reached its limit.
-
-    `stop`: the Process ends. `cut`: the program goes on, and what it does from then on is not
-    recorded; the report says so.
-    """
-
-    STOP = "stop"
-    CUT = "cut"
-
-
-class Code(Value):
-    """The program's own files, seen read-only at /code."""
-
-    source: Location
-
-
-class Input(Value):
-    """A file or folder of a Data Store, seen read-only at /input/`target`."""
-
-    source: Location
-    target: RelativePath | None = None
-
-    @property
-    def name(self) -> str:
-        """The path below /input: `target`, or the last part of the source."""
-        return self.target or PurePosixPath(self.source.partition(":")[2]).name
-
-
-class Outputs(Value):
-    """Where what the program left in /output is carried, in a folder of the Process's own."""
-
-    destination: Location
-
-
-class Resources(Value):
-    """What is asked of Slurm, in Slurm's terms."""
-
-    nodes: Annotated[int, Field(ge=1, le=1)] = 1
-    # How often the command runs on a node at the same time, in one container. Each has its number
-    # in SLURM_PROCID.
-    tasks_per_node: Annotated[int, Field(ge=1, le=1024)] = 1
-    cpus_per_task: Annotated[int, Field(ge=1, le=4096)] = 1
-    memory_mib: Annotated[int, Field(ge=16, le=64 * 1024 * 1024)] = 1024
-    # Sizes of /tmp and /dev/shm. What is in them lies in memory, and counts as the job's.
-    # None: half of memory_mib, each.
-    tmp_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
-    shm_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
-
-
-class Limits(Value):
-    """What the program may use beyond what Slurm counts: its ulimits."""
-
-    # Processes and threads together.
-    processes: Annotated[int, Field(ge=16, le=1_000_000)] = 4096
-    open_files: Annotated[int, Field(ge=64, le=1_000_000)] = 16_384
-    # The largest file it may write. None: what the site takes as outputs.
-    file_size_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
-    # How long its trace may be, as text; it is compressed. None: what the site takes.
-    trace_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
-    # What happens then.
-    trace_full: TraceFull = TraceFull.STOP
-
-
-class WarningSignal(StrEnum):
-    """What can be sent before the time limit. TERM is what is sent at it."""
-
-    HUP = "HUP"
-    INT = "INT"
-    USR1 = "USR1"
-    USR2 = "USR2"
-
-
-class Warn(Value):
-    """A signal to the program some time before its time limit: Slurm's --signal."""
-
-    signal: WarningSignal = WarningSignal.USR1
-    # Slurm may be up to a minute early.
-    seconds: Annotated[int, Field(ge=1, le=65_535)]
-
-
-class ProcessSpec(Value):
-    """What a submitter asks for. The same in TOML, JSON and Python."""
-
-    image: ImageName
-    command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=4096)]
-    code: Code | None = None
-    inputs: Annotated[tuple[Input, ...], Field(max_length=256)] = ()
-    outputs: Outputs | None = None
-    environment: dict[VariableName, Argument] = Field(default_factory=dict, max_length=256)
-    resources: Resources = Resources()
-    limits: Limits = Limits()
-    time_limit_minutes: Annotated[int, Field(ge=1, le=366 * 24 * 60)] = 60
-    warn: Warn | None = None
-    trace: TraceLevel = TraceLevel.AUDIT
-    # Beside the site's rules, which always hold too.
-    trace_rules: TraceRules | None = None
-    # None: the usual one of this site.
-    cluster: ClusterName | None = None
-    account: SlurmName | None = None
-    partition: SlurmName | None = None
-    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
-
-    @model_validator(mode="after")
-    def _whole(self) -> "ProcessSpec":
-        if not self.command[0]:
-            raise ValueError("the first word of command, the program, is empty")
-        if self.warn and self.warn.seconds >= 60 * self.time_limit_minutes:
-            raise ValueError("warn.seconds is not less than the time limit")
-        taken: set[str] = set()
-        for name in sorted((entry.name for entry in self.inputs), key=len):
-            above = {str(parent) for parent in PurePosixPath(name).parents}
-            if found := taken & (above | {name}):
-                raise ValueError(f"two inputs would lie at /input/{found.pop()}")
-            taken.add(name)
-        return self
-
-
-def parse_spec(document: str | bytes | dict[str, Any], *, form: str = "json") -> ProcessSpec:
-    """Read a specification, `form` being "json" or "toml".
-
-    Every way leads through the same JSON, so the same document means the same everywhere.
-
-    Raises:
-        InvalidProcess: with one (location, message) pair for each thing that is wrong.
-    """
-    try:
-        if isinstance(document, dict):
-            data = document
-        else:
-            text = document.decode() if isinstance(document, bytes) else document
-            data = (
-                tomllib.loads(text)
-                if form == "toml"
-                else json.loads(text, object_pairs_hook=_no_duplicates)
-            )
-        return ProcessSpec.model_validate_json(json.dumps(data, ensure_ascii=False).encode())
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        # pydantic also tells of the whole what follows from its part.
-        above = {detail["loc"][:end] for detail in details for end in range(1, len(detail["loc"]))}
-        fields = tuple(_readable(detail) for detail in details if detail["loc"] not in above)
-        raise InvalidProcess("; ".join(_sentence(*field) for field in fields), fields) from None
-    except UnicodeError:
-        raise InvalidProcess("the specification is not valid UTF-8") from None
-    except RecursionError:
-        raise InvalidProcess("the specification is nested too deeply") from None
-    except (ValueError, TypeError) as error:
-        raise InvalidProcess(f"the specification is not readable {form.upper()}: {error}") from None
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
-
-
-_MESSAGES = {
-    "extra_forbidden": "is not a field of a specification",
-    "too_short": "is empty",
-    "missing": "is missing",
-}
-
-
-def _readable(detail: Any) -> tuple[str, str]:
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    message = _MESSAGES.get(detail["type"], message)
-    location = ".".join(str(part) for part in detail["loc"])
-    if message[1:2].islower():
-        message = message[0].lower() + message[1:]
-    return location, message
-
-
-def _sentence(location: str, message: str) -> str:
-    return f"{location}: {message}" if location else message
 
 
 class NodeReadiness(Value):
@@ -480,6 +197,38 @@ class TraceSummary(Value):
     unusual: int
 
 
+class Locked(Value):
+    """One package as it was installed."""
+
+    name: str
+    version: str
+    # Of the file that was installed; the algorithm, and the digest in hex.
+    hashes: dict[str, str]
+    # Whether a line asks for it; else another package needs it.
+    requested: bool
+
+    @property
+    def line(self) -> str:
+        """As a requirements.txt asks for exactly this."""
+        hashes = (f" --hash={name}:{digest}" for name, digest in sorted(self.hashes.items()))
+        return f"{self.name}=={self.version}{''.join(hashes)}"
+
+
+class InstalledRequirements(Value):
+    """An image of what was installed for a Process, and what is in it."""
+
+    # What it depends on: image, lines, source, architecture.
+    key: str
+    sha256: str
+    size_bytes: int
+    lock: tuple[Locked, ...]
+
+    @property
+    def text(self) -> str:
+        """A requirements.txt that names what was installed."""
+        return "".join(f"{entry.line}\n" for entry in self.lock)
+
+
 class OutputFile(Value):
     """A file that was carried to the Data Store."""
 
@@ -495,6 +244,29 @@ class Event(Value):
     source: str
     state: ProcessState
     detail: str
+
+
+class Progress(Value):
+    """How far files have been moved; what they will be in all, as far as that is known yet."""
+
+    # "staging" or "carrying".
+    doing: str
+    files: int
+    size_bytes: int
+    of_files: int
+    of_bytes: int
+
+
+class Review(Value):
+    """What became of outputs that somebody has to look at before they are let out."""
+
+    state: ReviewState
+    # Who decided, when and why.
+    by: str | None = None
+    at: datetime | None = None
+    reason: str | None = None
+    # Where they wait, for those who may decide.
+    location: str | None = None
 
 
 class Process(Value):
@@ -516,6 +288,8 @@ class Process(Value):
     # When Slurm means to start it, as long as it waits; and how often it has been started anew.
     expected_start: datetime | None = None
     restarts: int = 0
+    # While files are moved in or out.
+    progress: Progress | None = None
     nodes: str | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -525,8 +299,18 @@ class Process(Value):
     outputs_location: str | None = None
     outputs: tuple[OutputFile, ...] = ()
     outputs_ignored: tuple[str, ...] = ()
-    # What was staged in, with checksums.
+    # Of the manifest.json beside them.
+    manifest_sha256: str | None = None
+    # None: they need none, or there are none yet.
+    review: Review | None = None
+    # Till when its context is kept, if it is; and since when it is gone.
+    context_until: datetime | None = None
+    context_destroyed_at: datetime | None = None
+    # What was staged in, with checksums; and one of all that is code.
+    code_sha256: str | None = None
     inputs: tuple[StagedFile, ...] = ()
+    # What was installed for it.
+    requirements: InstalledRequirements | None = None
     # What it did; None when it was not traced, or has not ended.
     traced: TraceSummary | None = None
     # Whether its container was attested before the program started; None: not known (yet).

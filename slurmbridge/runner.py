@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from slurmbridge.bridge.collect import Collector
 from slurmbridge.bridge.dispatch import Dispatcher
 from slurmbridge.bridge.examine import Examiner
+from slurmbridge.bridge.keeping import Keeper
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer
 from slurmbridge.bridge.recover import Recoverer
+from slurmbridge.bridge.review import Reviewer
 from slurmbridge.bridge.standing import Standing
 from slurmbridge.clock import Clock
 from slurmbridge.errors import ReplyUnreadable, SchedulerUnavailable, SlurmBridgeError
@@ -44,6 +46,8 @@ class Verbs:
     observer: Observer
     recoverer: Recoverer
     collector: Collector
+    keeper: Keeper
+    reviewer: Reviewer
     logs: LogKeeper
     # None: nodes are examined only when somebody asks for it.
     examiner: Examiner | None = None
@@ -53,7 +57,7 @@ class Verbs:
 
 class Runner:
     """One worker for one cluster. Any number may run; none holds anything that is not in the
-    database, and between two steps none holds a Process.
+    database, and between two steps none holds a Process but those that files are moved for.
     """
 
     def __init__(
@@ -98,15 +102,17 @@ class Runner:
 
     def close(self) -> None:
         """Let go of everything."""
-        self._scheduler.close()
+        self.verbs.dispatcher.close()
         self.verbs.collector.close()
+        self.verbs.reviewer.close()
+        self._scheduler.close()
         self._attempt("say goodbye", self.standing.leave)
 
     def step(self) -> int:
         """Do all that is due; how many Processes were moved on."""
         if not self.standing.stands:
             return 0
-        self._attempt("let go", lambda: self._processes.let_go_all(runner=self.standing.id))
+        self._attempt("let go", self._let_go)
         moved = 0
         observes = self._plays("observe")
         if observes and self._is_due("look", self._cadence.poll_seconds):
@@ -114,9 +120,11 @@ class Runner:
             self._attempt("count", self._count)
         if observes and self._is_due("capability", self._cadence.capability_seconds):
             self._attempt("report the cluster", self._report_capability)
-            self._attempt("sweep", self.verbs.collector.sweep)
+            self._attempt("sweep", self.verbs.keeper.sweep)
+            self._attempt("sweep what was reviewed", self.verbs.reviewer.sweep)
             self._attempt("mark revoked images", self.verbs.dispatcher.mark_revoked)
         moved += self._attempt("collect", self.verbs.collector.collect)
+        moved += self._attempt("review", self.verbs.reviewer.review)
         if self.standing.scheduler_error is None:
             dispatched = self._attempt("dispatch", self.verbs.dispatcher.dispatch)
             if dispatched:
@@ -127,6 +135,11 @@ class Runner:
             if examiner and self._is_due("examine", self._cadence.poll_seconds):
                 self._attempt("examine the nodes", examiner.examine)
         return moved
+
+    def _let_go(self) -> None:
+        verbs = self.verbs
+        busy = verbs.dispatcher.under_way | verbs.collector.under_way | verbs.reviewer.under_way
+        self._processes.let_go_all(runner=self.standing.id, but=busy)
 
     def _plays(self, role: str) -> bool:
         """Of all Runners for a cluster, one looks at it: more would only ask Slurm more often."""

@@ -81,7 +81,10 @@ class ScriptContext:
     sbseal_sha256: Directive
     sbprobe_sha256: Directive
     log_limit: Directive
-    output_limit: Directive
+    output_in_memory: bool
+    output_bytes: Directive
+    output_inodes: Directive
+    code_sha256: Directive | None
     seal: tuple[str, ...]
     traced: bool
     trace_filtered: bool

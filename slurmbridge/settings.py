@@ -1,11 +1,10 @@
 """The configuration: a TOML file, overridden by SLURMBRIDGE_* variables. Every key is checked."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -14,169 +13,33 @@ from pydantic_settings import (
 )
 
 from slurmbridge.errors import ConfigurationError
-from slurmbridge.model import ClusterName, TraceLevel, check_relative_path
+from slurmbridge.sections import (
+    ApiSettings,
+    ClusterSettings,
+    CodeSettings,
+    DoctorSettings,
+    ImageTrustSettings,
+    LimitSettings,
+    MirrorSettings,
+    OutputSettings,
+    RequirementsSettings,
+    RetentionSettings,
+    ReviewSettings,
+    RunnerSettings,
+    SlurmSettings,
+    Transport,
+)
+from slurmbridge.spec import (
+    ClusterName,
+    TraceLevel,
+    check_relative_path,
+)
 from slurmbridge.stores.settings import FolderSettings, StoreSettings
 from slurmbridge.values import AbsolutePath, PlainFolder
 
 PREFIX = "SLURMBRIDGE_"
 FILE_VARIABLE = "SLURMBRIDGE_CONFIG"
 SYSTEM_FILE = Path("/etc/slurmbridge/slurmbridge.toml")
-
-
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
-class Section(BaseModel):
-    """A table of the configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Transport(StrEnum):
-    """How Slurm is reached. `auto`: pyslurm where it can be imported, else the commands."""
-
-    AUTO = "auto"
-    PYSLURM = "pyslurm"
-    COMMANDS = "commands"
-    SSH = "ssh"
-
-
-class FileAccess(StrEnum):
-    """How contexts and the cluster's copies of images are reached."""
-
-    LOCAL = "local"
-    SFTP = "sftp"
-
-
-class JumpSettings(Section):
-    """A host on the way, and as whom it is logged in to."""
-
-    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")]
-    port: Annotated[int, Field(ge=1, le=65535)] = 22
-    # None: the user who runs slurmbridge.
-    user: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")] | None = None
-    known_hosts: AbsolutePath
-    key: AbsolutePath | None = None
-    certificate: AbsolutePath | None = None
-    agent: bool = False
-
-
-class SshSettings(JumpSettings):
-    """A login node."""
-
-    jumps: tuple[JumpSettings, ...] = ()
-    connect_seconds: Seconds = 15.0
-    keepalive_seconds: Seconds = 15.0
-    # sshd's MaxSessions is 10 unless it is changed.
-    channels: Annotated[int, Field(ge=2, le=1000)] = 8
-
-
-class ApiSettings(Section):
-    """Where the API listens, and what it takes."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8642
-
-
-class InProgressSettings(Section):
-    """How many Processes may be in progress at a time. None: any number."""
-
-    cluster: int | None = Field(default=None, ge=1)
-    # For each account, as the specification names it, and for each partition.
-    account: int | None = Field(default=None, ge=1)
-    partition: int | None = Field(default=None, ge=1)
-
-
-class SlurmSettings(Section):
-    """How Slurm is asked."""
-
-    transport: Transport = Transport.AUTO
-    timeout_seconds: Seconds = 20.0
-    poll_seconds: Seconds = 2.0
-    capability_seconds: Seconds = 60.0
-    # How long a job must be absent from the controller and from accounting to count as lost; more
-    # where timeout_seconds and Slurm's MessageTimeout together ask for more.
-    absence_seconds: Seconds = 120.0
-    in_progress: InProgressSettings = InProgressSettings()
-    # Calls to slurmctld; less where Slurm's own rl_* limits say so.
-    calls_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
-    calls_at_once: Annotated[float, Field(ge=10, le=100_000)] = 500.0
-
-
-class RunnerSettings(Section):
-    """How a Runner works."""
-
-    idle_seconds: Seconds = 0.5
-    batch: Annotated[int, Field(ge=1, le=1000)] = 50
-    # After this time at the latest, others go on with the work of a Runner that is dead.
-    lease_seconds: Annotated[float, Field(ge=2, le=86_400)] = 12.0
-    retry_seconds: Seconds = 5.0
-
-
-class LimitSettings(Section):
-    """Bounds on what one Process brings in, leaves and prints."""
-
-    input_mib: Annotated[int, Field(ge=1)] = 64 * 1024
-    output_mib: Annotated[int, Field(ge=1)] = 64 * 1024
-    output_files: Annotated[int, Field(ge=1)] = 10_000
-    # How long a trace may be, as text.
-    trace_mib: Annotated[int, Field(ge=1)] = 4 * 1024
-    # What is kept of each stream with the outputs, and what of it the API shows.
-    log_file_mib: Annotated[int, Field(ge=1)] = 256
-    log_kib: Annotated[int, Field(ge=1)] = 1024
-
-
-class ImageTrustSettings(Section):
-    """Whose signatures count."""
-
-    key: AbsolutePath | None = None
-    required: bool = False
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ImageTrustSettings":
-        if self.required and self.key is None:
-            raise ValueError("required needs a key")
-        return self
-
-
-class DoctorSettings(Section):
-    """How often nodes are examined."""
-
-    # 0: only when somebody asks for it.
-    every_hours: Annotated[int, Field(ge=0, le=8760)] = 12
-    retry_minutes: Annotated[int, Field(ge=1, le=525_600)] = 60
-    answer_minutes: Annotated[int, Field(ge=1, le=525_600)] = 10
-
-
-class ClusterSettings(Section):
-    """A cluster: how it is reached, and where things lie on it."""
-
-    contexts: PlainFolder
-    # On the cluster. None: where the bridge's own images are.
-    images: PlainFolder | None = None
-    templates: Path | None = None
-    # None: over ssh where Slurm is reached so, else here.
-    files: FileAccess | None = None
-    slurm: SlurmSettings = SlurmSettings()
-    ssh: SshSettings | None = None
-
-    @property
-    def remote_files(self) -> bool:
-        """Whether the cluster's files are not this host's."""
-        if self.files is None:
-            return self.slurm.transport is Transport.SSH
-        return self.files is FileAccess.SFTP
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ClusterSettings":
-        by_ssh = self.slurm.transport is Transport.SSH or self.remote_files
-        if by_ssh and self.ssh is None:
-            raise ValueError("what is reached by ssh needs a table `ssh`")
-        if self.ssh is not None and not by_ssh:
-            raise ValueError('there is a table `ssh`, but slurm.transport is not "ssh"')
-        if self.remote_files and self.images is None:
-            raise ValueError("files of another host need `images`, a folder there")
-        return self
 
 
 DEFAULT_CLUSTER = "default"
@@ -219,8 +82,16 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     runner: RunnerSettings = RunnerSettings()
     limits: LimitSettings = LimitSettings()
+    outputs: OutputSettings = OutputSettings()
     doctor: DoctorSettings = DoctorSettings()
     image_trust: ImageTrustSettings = ImageTrustSettings()
+    requirements: RequirementsSettings = RequirementsSettings()
+    retention: RetentionSettings = RetentionSettings()
+    code: CodeSettings = CodeSettings()
+    mirrors: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], MirrorSettings] = (
+        Field(default_factory=dict)
+    )
+    review: ReviewSettings = ReviewSettings()
 
     @property
     def store_folders(self) -> dict[str, Path]:
@@ -263,14 +134,30 @@ class Settings(BaseSettings):
         if self.default_cluster is not None and self.default_cluster not in self.clusters:
             raise ValueError(f"default_cluster names no cluster: {self.default_cluster!r}")
 
+    def _check_review(self) -> None:
+        name = self.review.store
+        for other, store in self.stores.items():
+            if not (store.read or store.write or other == name):
+                raise ValueError(
+                    f"stores.{other}: neither read nor write is set: the store is of no use"
+                )
+        if name is None:
+            if self.review.accounts is not None:
+                raise ValueError("review.accounts needs review.store")
+            return
+        waiting = self.stores.get(name)
+        if not isinstance(waiting, FolderSettings):
+            raise ValueError(f"review.store names no store that is a folder: {name!r}")
+        if waiting.read or waiting.write:
+            raise ValueError(
+                f"review.store: the store {name!r} needs read = false and write = false, so that "
+                "nobody's Process reaches what waits there"
+            )
+
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         self._check_clusters()
-        for name, store in self.stores.items():
-            if store.write and name not in self.store_folders:
-                raise ValueError(
-                    f"stores.{name}.write: outputs are carried to folders alone, for now"
-                )
+        self._check_review()
         if self.default_destination is not None:
             name, separator, path = self.default_destination.partition(":")
             if not separator:

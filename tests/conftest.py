@@ -10,7 +10,8 @@ from pytest_docker.plugin import Services
 
 from slurmbridge.client import Client
 from slurmbridge.errors import BridgeUnreachable
-from slurmbridge.model import Helpers, Process, parse_spec
+from slurmbridge.model import Helpers, Process
+from slurmbridge.spec import parse_spec
 from tests.support.cluster import ROOT, WAY, Cluster, provide_image, until
 from tests.support.sealing import builder
 

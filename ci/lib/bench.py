@@ -21,6 +21,8 @@ READ_KINDS = ("audit", "full")
 READ_LINES = 10_000_000
 READ_GOAL = 250_000
 GROWTH_MIB = 4
+SOURCES = ("folder", "webdav", "s3")
+MEMORY_MB = 200
 AT_LEAST = {"ratio", "lines/s"}
 Runs = list[dict[str, float]]
 
@@ -230,6 +232,43 @@ def end() -> Measure:
     return Measure(round(value, 3), "s", 2, value < 2, against, runs)
 
 
+def staged(size: str) -> tuple[Runs, dict[str, float], float]:
+    """The runs, for each source its time as a multiple of the tool's, and the most memory in MB."""
+    runs = runs_of([sys.executable, "-m", "ci.lib.bench_stage", size])
+    times = {kind: ratio(runs, f"{kind}_s", f"{kind}_tool_s") for kind in SOURCES}
+    return runs, times, max(run[f"{kind}_most_mb"] for run in runs for kind in SOURCES)
+
+
+def stage_large() -> Measure:
+    """How fast a large input comes into a context."""
+    runs, times, memory = staged("large")
+    speeds = {kind: 1 / time for kind, time in times.items()}
+    value = min(speeds.values())
+    all_of_them = ", ".join(f"{kind} {speed:.2f}" for kind, speed in speeds.items())
+    against = (
+        "speed of staging a file of 2 GB with its SHA-256, as a share of `cp` (folder) and `curl` "
+        f"(WebDAV by Apache, S3 by moto) in the same run, on this host; the lowest of {all_of_them}"
+        f". Most memory of the process: {memory:.0f} MB (goal: below {MEMORY_MB}); bound by the "
+        "disk, and by one core's SHA-256"
+    )
+    return Measure(
+        round(value, 3), "ratio", 0.8, value >= 0.8 and memory < MEMORY_MB, against, runs
+    )
+
+
+def stage_small() -> Measure:
+    """How fast many small files come into a context."""
+    runs, times, memory = staged("small")
+    value = max(times.values())
+    all_of_them = ", ".join(f"{kind} {time:.2f}" for kind, time in times.items())
+    against = (
+        "time of staging 10,000 files of 4 KiB, as a multiple of `rclone copy` from the same "
+        f"source in the same run, on this host; the highest of {all_of_them}. Most memory of the "
+        f"process: {memory:.0f} MB (goal: below {MEMORY_MB}); bound by Python, one core for all"
+    )
+    return Measure(round(value, 3), "x", 3, value <= 3 and memory < MEMORY_MB, against, runs)
+
+
 def provide_flights() -> None:
     """The demo's data, where the bridge finds them."""
     on = [str(ROOT / "ci/cluster"), "exec", "bridge", "--"]
@@ -260,6 +299,8 @@ MEASURES: dict[str, Callable[[], Measure]] = {
     "trace-opens": trace_opens,
     "trace-opens-plain": trace_opens_plain,
     "trace-opens-two": trace_opens_two,
+    "stage-large": stage_large,
+    "stage-small": stage_small,
     "read": lambda: read(READ_LINES),
 }
 

@@ -17,7 +17,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from slurmbridge.client import Client
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
+from slurmbridge.spec import parse_spec
 from tests.support.cluster import WAYS, Cluster, until
 
 PROCESSES = 200
@@ -87,7 +88,7 @@ def end(cluster: Cluster, client: Client) -> dict[str, float]:
     """From the end that Slurm gives to the final state, in the crowd."""
     wrap = ("--wrap", "sleep 1800")
     crowd = cluster.must(
-        "login", "sbatch", "--parsable", f"--partition={CROWD}", "--mem=8", "--acctg-freq=0",
+        "login", "sbatch", "--parsable", f"--partition={CROWD}", "--mem=8",
         f"--array=1-{RUNNING}", "--output=/dev/null", *wrap,
     ).strip()  # fmt: skip
     try:

@@ -13,10 +13,10 @@ from slurmbridge.bridge.desk import new_ulid
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.container.helpers import source_sha256
 from slurmbridge.context.folder import Contexts
-from slurmbridge.model import parse_spec
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.settings import load
 from slurmbridge.shell import LocalFiles
+from slurmbridge.spec import parse_spec
 from slurmbridge.store import Database, HelperStore, ImageStore
 
 

@@ -18,9 +18,10 @@ from slurmbridge.bridge.desk import new_ulid
 from slurmbridge.bridge.render import Renderer
 from slurmbridge.client import Client
 from slurmbridge.container.helpers import source_sha256
-from slurmbridge.model import Helpers, Image, ProcessSpec, parse_spec
+from slurmbridge.model import Helpers, Image
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.settings import Settings, load
+from slurmbridge.spec import ProcessSpec, parse_spec
 from slurmbridge.store import Database, HelperStore, ImageStore, ProcessStore, SiteStore
 from slurmbridge.wiring import Site
 

@@ -29,7 +29,7 @@ unusable_nodes() {
 }
 
 wait_until_healthy() {
-    local limit=$((SECONDS + ${SLURMBRIDGE_UP_SECONDS:-150})) line
+    local limit=$((SECONDS + ${SLURMBRIDGE_UP_SECONDS:-150})) line looks=0
     declare -A told=()
     say "waiting for the services"
     while ((SECONDS < limit)); do
@@ -42,9 +42,20 @@ wait_until_healthy() {
             [[ -n $(unusable_nodes) ]] || return 0
             resume_nodes
         fi
+        ((++looks % 5)) || check_data
         sleep 1
     done
     explain_unhealthy
+}
+
+# The cluster's data outlives the checkout that made it.
+check_data() {
+    local service
+    for service in bridge far; do
+        ! docker logs --tail 3 "$project-$service-1" 2>&1 | grep -q 'run the newer slurmbridge' ||
+            fail "the cluster's data was made by a newer slurmbridge than this checkout's." \
+                "Use the newer one, or remove the data and start: ci/cluster up --anew"
+    done
 }
 
 # Slurm keeps a node down that vanished without notice, until somebody says that it is fine again.

@@ -3,7 +3,7 @@
 
 base_image=slurmbridge-base:sid
 
-image_tag() { cat "$ci/slurm/Dockerfile" "$ci/requirements.lock" | sha256sum | cut -c 1-12; }
+image_tag() { cat "$ci/slurm/Dockerfile" "$ci/requirements.lock" "$ci/requirements-stores.lock" | sha256sum | cut -c 1-12; }
 
 image_present() { docker image inspect "slurmbridge-node:$1" >/dev/null 2>&1; }
 
@@ -53,7 +53,7 @@ host_pip_setting() { python3 -m pip config get "global.$1" 2>/dev/null || true; 
 build_image() {
     local tag=$1 context=$cache/context bundle name arguments
     rm -rf "$context" && mkdir -p "$context"
-    cp "$ci/slurm/Dockerfile" "$ci/requirements.lock" "$context/"
+    cp "$ci/slurm/Dockerfile" "$ci/requirements.lock" "$ci/requirements-stores.lock" "$context/"
     bundle=$(host_ca_bundle)
     cat "${bundle:-/dev/null}" >"$context/ca.crt"
     arguments=(--build-arg "BASE=$base_image" --build-arg "DEBIAN_MIRROR=$(debian_mirror)"

@@ -39,6 +39,17 @@ MEANING = {
     "stores.NAME.write": "Whether `outputs` may name it.",
     "api.host": "Address that the API listens on.",
     "api.port": "Port that the API listens on.",
+    "code.approved": "File with the SHA-256 of approved code, one a line; then nothing else runs "
+    "([specification.md](specification.md#approved-code)).",
+    "review.store": "Store, a folder of the bridge's hosts, in which outputs wait for somebody who "
+    "lets them out ([outputs.md](outputs.md#review)). Without it none do.",
+    "review.accounts": "Whose outputs wait there, by Slurm account; without it, everybody's.",
+    "mirrors.NAME.url": "Place of Git repositories (https, ssh or file) that `code.source` may "
+    "name, with `code.commit` ([specification.md](specification.md#commits)).",
+    "retention.failed_hours": "How long the context of a Process is kept that did not end COMPLETE "
+    "or CANCELED, with all that it was given; 0: it is destroyed at the end, as all others are.",
+    "retention.orphan_hours": "After how long a context is destroyed for which there is neither a "
+    "Process in the database nor a job in Slurm; 0: never.",
     "slurm.transport": "How Slurm is reached. `auto`: pyslurm where it can be imported, else the "
     "commands.",
     "slurm.calls_per_second": "How many calls to slurmctld are made on average; half of what "
@@ -51,6 +62,9 @@ MEANING = {
     "`slurm.*` stand below `clusters.NAME`, too, with the meanings above.",
     "clusters.NAME.files": "How contexts are reached: a folder of this host, or over ssh. Without "
     "it: over ssh where `slurm.transport` is `ssh`.",
+    "clusters.NAME.accounts": "Whose Processes it runs, by Slurm account; without it, everybody's. "
+    "A Process that names no cluster goes to the one that is for its account "
+    "([isolation.md](isolation.md)).",
     "clusters.NAME.ssh.host": "The login node ([ssh.md](ssh.md)).",
     "clusters.NAME.ssh.port": "Its port.",
     "clusters.NAME.ssh.user": "As whom to log in; none: the user who runs slurmbridge.",
@@ -78,12 +92,20 @@ MEANING = {
     "slurm.in_progress.partition": "The same for each partition.",
     "runner.idle_seconds": "Pause of a Runner that found nothing to do.",
     "runner.batch": "How many Processes a Runner takes at once.",
+    "runner.moves": "Of how many Processes a Runner moves files in at a time, and of how many out.",
     "runner.lease_seconds": "After this time at the latest, others go on with the work of a Runner "
     "that is dead. It beats five times in it; one that was not heard of for four beats of another "
     "is dead.",
     "runner.retry_seconds": "Pause before something that failed is tried again.",
     "limits.input_mib": "How much code and inputs of one Process may hold.",
     "limits.output_mib": "How much `/output` of one Process may hold.",
+    "outputs.allow": "Which files below `/output` are let out, by names such as `*.csv` or "
+    "`figures/**/*.png`; without it, all ([outputs.md](outputs.md)).",
+    "outputs.accounts.NAME.allow": "The same for Processes of an account, in place of "
+    "`outputs.allow`.",
+    "limits.output_place": "Where `/output` lies while the program runs: in the job's `memory`, "
+    "where its size cannot be passed, or in the `context`, where it is weighed every ten seconds "
+    "([outputs.md](outputs.md)).",
     "limits.trace_mib": "How long the trace of a Process may be, as text; it is compressed. "
     "Reading it takes a few minutes at the default.",
     "limits.output_files": "How many files, and as many folders, `/output` of a Process may hold.",
@@ -96,6 +118,27 @@ MEANING = {
     "gave no report.",
     "doctor.answer_minutes": "After how long it is said of a node that its examination gives no "
     "answer.",
+    "requirements.folder": "Where requirements are installed, on the cluster "
+    "([requirements.md](requirements.md)); none: `requirements` in its `images`. This key and the "
+    "next two may stand below `clusters.NAME.requirements`, too.",
+    "requirements.account": "The account of the jobs that install; none: Slurm's default.",
+    "requirements.partition": "Their partition; none: the default one.",
+    "requirements.sources.NAME.url": "An index that requirements may come from.",
+    "requirements.sources.NAME.folder": "Or a folder of wheels, on the nodes.",
+    "requirements.sources.NAME.certificates": "Of an index: CA certificates, on the nodes; none: "
+    "those of the image's pip.",
+    "requirements.sources.NAME.proxy": "Of an index: the proxy that leads to it.",
+    "requirements.sources.NAME.sources_built": "Whether what has no wheel is built from its "
+    "source. Then a stranger's program runs, with the node's network.",
+    "requirements.default_source": "The source that is meant when a Process names none. Without "
+    "it, several sources have to be named.",
+    "requirements.size_mib": "How much an installation may hold, with downloads. It lies in "
+    "memory.",
+    "requirements.files": "How many files it may hold.",
+    "requirements.minutes": "How long it may take.",
+    "requirements.cpus": "How many processors its job has.",
+    "requirements.failure_minutes": "How long a failure that the submitter has to mend is believed "
+    "before it is tried anew.",
     "image_trust.key": "Public key, in PEM, that the signatures of images are checked with.",
     "image_trust.required": "Whether an image that was not built here needs such a signature "
     "([images.md](images.md#signatures)).",
@@ -106,6 +149,7 @@ FILES = frozenset(
         "clusters.NAME.ssh.key",
         "clusters.NAME.ssh.certificate",
         "image_trust.key",
+        "requirements.sources.NAME.certificates",
         "signing_key",
         "trace_rules",
     }

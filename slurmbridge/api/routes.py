@@ -7,14 +7,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, StringConstraints
 
 from slurmbridge.api.auth import Caller
 from slurmbridge.api.problems import answer, documented
 from slurmbridge.errors import BodyTooLarge, NotAttested, UnknownProcess
-from slurmbridge.lifecycle import ProcessState
+from slurmbridge.lifecycle import ProcessState, ReviewState
 from slurmbridge.model import (
-    SPEC_BYTES_LIMIT,
     Attestation,
     ClusterStatus,
     ComputeCapability,
@@ -22,8 +21,8 @@ from slurmbridge.model import (
     ListedImage,
     Process,
     PublicKey,
-    parse_spec,
 )
+from slurmbridge.spec import SPEC_BYTES_LIMIT, parse_spec
 from slurmbridge.trace.page import page as page_of
 from slurmbridge.trace.report import TraceReport
 
@@ -99,6 +98,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 _UNKNOWN = documented(HTTPStatus.NOT_FOUND)
+_HELD_BACK = documented(HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)
 # The page brings its own style and nothing else.
 _CLOSED = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 _PLAIN = {"X-Content-Type-Options": "nosniff"}
@@ -152,11 +152,17 @@ def page(
             description="key=value",
         ),
     ] = None,
+    review: ReviewState | None = None,
 ) -> ProcessPage:
     """Processes, newest first."""
     key, _, value = (label or "").partition("=")
     found = caller.desk.page(
-        limit=limit + 1, before=before, states=state, label=(key, value) if label else None
+        limit=limit + 1,
+        before=before,
+        states=state,
+        label=(key, value) if label else None,
+        review=review,
+        by=caller.name,
     )
     shown = found[:limit]
     return ProcessPage(processes=shown, next=shown[-1].id if len(found) > limit else None)
@@ -165,7 +171,45 @@ def page(
 @router.get("/processes/{process_id}", tags=["processes"], responses=_UNKNOWN)
 def inspect(caller: Caller, process_id: ProcessId) -> Process:
     """One Process."""
-    return caller.desk.inspect(process_id)
+    return caller.desk.inspect(process_id, by=caller.name)
+
+
+class Decision(BaseModel):
+    """Why outputs are let out, or not."""
+
+    reason: Annotated[str | None, StringConstraints(pattern=r"^[^\x00]{1,1000}$")] = None
+
+
+_DECIDED = documented(
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
+
+@router.post(
+    "/processes/{process_id}/release",
+    status_code=HTTPStatus.ACCEPTED,
+    tags=["review"],
+    responses=_DECIDED,
+)
+def release(caller: Caller, process_id: ProcessId, decision: Decision) -> Process:
+    """Let out the outputs of a Process that wait for it. A Runner carries them."""
+    desk, reason = caller.desk, decision.reason
+    return desk.decide(process_id, release=True, by=caller.name, reason=reason)
+
+
+@router.post(
+    "/processes/{process_id}/reject",
+    status_code=HTTPStatus.ACCEPTED,
+    tags=["review"],
+    responses=_DECIDED,
+)
+def reject(caller: Caller, process_id: ProcessId, decision: Decision) -> Process:
+    """Have the outputs of a Process destroyed that wait for a decision."""
+    desk, reason = caller.desk, decision.reason
+    return desk.decide(process_id, release=False, by=caller.name, reason=reason)
 
 
 @router.post(
@@ -202,8 +246,8 @@ def log(
     When the state is final and no byte comes, there is no more.
     """
     # In this order: all bytes of a Process whose state is final are there to be read.
-    state = caller.desk.inspect(process_id).state
-    data = caller.desk.log(process_id, stream, offset=offset, limit=limit)
+    state = caller.desk.inspect(process_id, by=caller.name).state
+    data = caller.desk.log(process_id, stream, offset=offset, limit=limit, by=caller.name)
     headers = {"X-Next-Offset": str(offset + len(data)), "X-Process-State": state.value}
     return PlainTextResponse(data, headers=headers | _PLAIN)
 
@@ -236,7 +280,7 @@ def attestation(caller: Caller, process_id: ProcessId) -> Attestation:
 
 
 def _report(caller: Caller, process_id: ProcessId) -> bytes:
-    return caller.desk.trace_report(process_id)
+    return caller.desk.trace_report(process_id, by=caller.name)
 
 
 Report = Annotated[bytes, Depends(_report)]
@@ -275,7 +319,7 @@ def trace_page(report: Report) -> Response:
 def trace_raw(caller: Caller, process_id: ProcessId) -> Response:
     """What strace recorded, as it was carried to the Data Store."""
     held = ExitStack()
-    file = held.enter_context(caller.desk.open_trace(process_id))
+    file = held.enter_context(caller.desk.open_trace(process_id, by=caller.name))
 
     def pieces() -> Iterator[bytes]:
         with held:

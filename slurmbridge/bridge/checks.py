@@ -1,11 +1,31 @@
 """Whether a specification asks for what this site has. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slurmbridge.bridge.readiness import untraceable
 from slurmbridge.errors import InvalidProcess
-from slurmbridge.model import ComputeCapability, Image, Partition, ProcessSpec, TraceLevel
+from slurmbridge.model import ComputeCapability, Image, Partition
+from slurmbridge.spec import Contract, ProcessSpec, TraceLevel
+from slurmbridge.store import DEFAULT_CLUSTER
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewing:
+    """Whose outputs are reviewed, and where they wait."""
+
+    # A Data Store; None: no outputs are reviewed.
+    store: str | None = None
+    # None: everybody's.
+    accounts: frozenset[str] | None = None
+
+    def store_of(self, spec: ProcessSpec) -> str | None:
+        """Where the outputs of such a Process wait; None: nowhere."""
+        concerned = self.accounts is None or spec.account in self.accounts
+        return self.store if concerned else None
+
+
+NOT_REVIEWED = Reviewing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +38,57 @@ class Rules:
     signature_required: bool = False
     # The longest trace that is taken, and the least that is recorded.
     trace_mib: int = 4 * 1024
+    # What is taken as outputs.
+    output_mib: int = 64 * 1024
+    output_files: int = 10_000
     trace_minimum: TraceLevel = TraceLevel.OFF
+    # Where requirements may come from; nowhere: none are installed.
+    requirement_sources: frozenset[str] = frozenset()
+    has_default_source: bool = False
+    # Places of repositories from which code may come.
+    mirrors: frozenset[str] = frozenset()
+    # Whether only code runs that was approved: then nothing else may steer what it does.
+    approved_only: bool = False
+    reviewing: Reviewing = NOT_REVIEWED
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """The clusters of a site, and which one is meant when none is named."""
+
+    names: tuple[str, ...] = (DEFAULT_CLUSTER,)
+    usual: str | None = DEFAULT_CLUSTER
+    # Of those that are not for everybody: the accounts whose Processes they run.
+    accounts: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def chosen(self, name: str | None, account: str | None = None) -> str:
+        """The one that is meant by who names it, or by whose Process it is.
+
+        Raises:
+            InvalidProcess: there is none such, or it is not for this account.
+        """
+        if name is None:
+            own = [cluster for cluster, whose in self.accounts.items() if account in whose]
+            if len(own) == 1:
+                return own[0]
+            name = self.usual
+        known = f"(known: {', '.join(self.names)})"
+        if name is None:
+            raise _wrong_cluster(f"is required {known}")
+        if name not in self.names:
+            raise _wrong_cluster(f"there is no cluster {name!r} {known}")
+        whose = self.accounts.get(name)
+        if whose is not None and account not in whose:
+            said = f"the account {account!r}" if account else "a Process that names no account"
+            raise _wrong_cluster(f"the cluster {name!r} is not for {said}")
+        return name
+
+
+ONE_CLUSTER = Clusters()
+
+
+def _wrong_cluster(message: str) -> InvalidProcess:
+    return InvalidProcess(f"cluster: {message}", (("cluster", message),))
 
 
 def check(
@@ -35,7 +105,14 @@ def check(
     Raises:
         InvalidProcess
     """
-    found = [*_image(spec, rules, images), *_stores(spec, rules), *_trace_asked(spec, rules)]
+    found = [
+        *_image(spec, rules, images),
+        *_stores(spec, rules),
+        *_trace_asked(spec, rules),
+        *_amounts(spec, rules),
+        *_requirements(spec, rules),
+        *_approved(spec, rules),
+    ]
     if capability is not None:
         found += _account(spec, capability)
         found += _partition(spec, capability)
@@ -73,13 +150,20 @@ def _image(spec: ProcessSpec, rules: Rules, images: Mapping[str, Image]) -> list
 
 def _stores(spec: ProcessSpec, rules: Rules) -> list[Finding]:
     sources = [(f"inputs.{n}.source", entry.source) for n, entry in enumerate(spec.inputs)]
-    if spec.code:
+    if spec.code and not spec.code.commit:
         sources.append(("code.source", spec.code.source))
+    if spec.requirements:
+        sources.append(("requirements", spec.requirements))
     found = [
         (field, f"there is no readable store {source.partition(':')[0]!r}")
         for field, source in sources
         if source.partition(":")[0] not in rules.readable_stores
     ]
+    if spec.code and spec.code.commit:
+        mirror = spec.code.source.partition(":")[0]
+        if mirror not in rules.mirrors:
+            known = ", ".join(sorted(rules.mirrors)) or "none"
+            found.append(("code.source", f"there is no mirror {mirror!r} (known: {known})"))
     if spec.outputs:
         store = spec.outputs.destination.partition(":")[0]
         if store not in rules.writable_stores:
@@ -89,18 +173,59 @@ def _stores(spec: ProcessSpec, rules: Rules) -> list[Finding]:
     return found
 
 
+def _requirements(spec: ProcessSpec, rules: Rules) -> list[Finding]:
+    known, source = rules.requirement_sources, spec.requirements_source
+    if source is not None and source not in known:
+        there = ", ".join(sorted(known)) or "none"
+        return [("requirements_source", f"there is no source {source!r} (known: {there})")]
+    if spec.requirements is None:
+        return []
+    if not known:
+        told = "this site installs none: take an image that holds them, or ask its administrator"
+        return [("requirements", told)]
+    if source is None and not rules.has_default_source:
+        there = ", ".join(sorted(known))
+        return [("requirements_source", f"is required: there is no usual one (known: {there})")]
+    return []
+
+
+def _approved(spec: ProcessSpec, rules: Rules) -> list[Finding]:
+    """What approved code does must be known from it: a command or a variable can make Python run
+    an input.
+    """
+    if not rules.approved_only:
+        return []
+    found = []
+    if spec.contract is not Contract.SANE:
+        found.append(("contract", 'this site runs only approved code: has to be "sane"'))
+    if spec.environment:
+        found.append(("environment", "this site runs only approved code: has to be empty"))
+    if spec.requirements is not None:
+        told = "this site runs only approved code: has to lie beside the script"
+        found.append(("requirements", told))
+    return found
+
+
 def _trace_asked(spec: ProcessSpec, rules: Rules) -> list[Finding]:
     found = []
     if _DEPTH[spec.trace] < _DEPTH[rules.trace_minimum]:
         found.append(("trace", f"is {spec.trace}; this site requires {rules.trace_minimum}"))
     if spec.trace is TraceLevel.OFF and spec.trace_rules is not None:
         found.append(("trace_rules", "judge a trace, and trace is off: there will be none"))
-    mib = spec.limits.trace_mib
-    if mib is not None and mib > rules.trace_mib:
-        found.append(
-            ("limits.trace_mib", f"{mib} is above the limit of this site ({rules.trace_mib})")
-        )
     return found
+
+
+def _amounts(spec: ProcessSpec, rules: Rules) -> list[Finding]:
+    asked = (
+        ("limits.trace_mib", spec.limits.trace_mib, rules.trace_mib),
+        ("limits.output_files", spec.limits.output_files, rules.output_files),
+        ("resources.output_mib", spec.resources.output_mib, rules.output_mib),
+    )
+    return [
+        (field, f"{amount} is above the limit of this site ({most})")
+        for field, amount, most in asked
+        if amount is not None and amount > most
+    ]
 
 
 def _account(spec: ProcessSpec, capability: ComputeCapability) -> list[Finding]:

@@ -1,12 +1,17 @@
 """From an ended job to a final state: outputs carried, verdict found, context destroyed."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
+from typing import Any
 
+from slurmbridge.bridge.checks import NOT_REVIEWED, Reviewing
+from slurmbridge.bridge.errands import Errands, Watch
+from slurmbridge.bridge.keeping import Keeper
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.reading import TraceReader
 from slurmbridge.bridge.seal import attestation
@@ -14,11 +19,20 @@ from slurmbridge.bridge.standing import Actor
 from slurmbridge.container.attestation import sentence
 from slurmbridge.container.facts import Differences
 from slurmbridge.container.signing import SigningKey
-from slurmbridge.context.folder import Carried, ContextFolder, Contexts, Left
+from slurmbridge.context.carrying import Carried, Destinations, Load, Place, carry_out
+from slurmbridge.context.folder import ContextFolder, Contexts, Left
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import DatabaseUnavailable, FilesUnavailable, NotStanding, StagingFailed
-from slurmbridge.lifecycle import Phase, ProcessState, SlurmState, classify, read_status
-from slurmbridge.model import Attestation, TraceLevel
+from slurmbridge.lifecycle import (
+    Phase,
+    ProcessState,
+    ReviewState,
+    SlurmState,
+    classify,
+    read_status,
+)
+from slurmbridge.model import Attestation
+from slurmbridge.spec import ProcessSpec, TraceLevel
 from slurmbridge.store import Change, Claimed, ProcessStore, again, packed
 from slurmbridge.trace.read import Read
 
@@ -36,15 +50,18 @@ _REASONS: dict[SlurmState, str] = {
 
 
 MISSING_CONTEXT_KEPT = timedelta(days=1)
-# How long a round of collecting waits for traces; most are read by then. The others are asked for
-# again.
+# How long a round of collecting waits for traces, and for outputs to be carried; most is done by
+# then. The others are asked for again.
 PATIENCE_SECONDS = 1.0
+# And at the least for these, however long the traces took.
+CARRYING_SECONDS = 0.3
 READING_AGAIN = timedelta(seconds=0.5)
 # Compressed, a trace is smaller than its limit by far.
 _TRACE_BYTES = 4 << 30
 REPORT = "trace-report.json"
 PAGE = "trace-report.html"
 _FAILED = ProcessState.EXECUTOR_ERROR
+_MISTAKE = "collecting failed by a mistake of the bridge; see its log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +122,14 @@ def judge_seal(verdict: Verdict, found: Attestation | None) -> Verdict:
     return verdict
 
 
+def tell_full(verdict: Verdict, left: Left) -> Verdict:
+    """A program may not have noticed that its outputs are not whole; whoever uses them shall."""
+    if not left.output_full:
+        return verdict
+    reasons = (verdict.reason, "/output was full when it ended, and may not hold all that it wrote")
+    return replace(verdict, reason="; ".join(filter(None, reasons)))
+
+
 def _has_not_begun(entry: Claimed, left: Left) -> bool:
     """Whether Slurm knows nothing of the job, and it did not come to take its context."""
     unknown = entry.slurm_state is None and left.taken_by is None
@@ -127,24 +152,47 @@ def _is_gone(folder: ContextFolder, error: StagingFailed) -> bool:
         return False
 
 
+def _nothing_is(_path: str) -> None:
+    return None
+
+
+def _about(entry: Claimed) -> dict[str, Any]:
+    """What a manifest says of its Process."""
+    return {
+        "process_id": entry.id,
+        "job_id": entry.job_id,
+        "image_sha256": entry.image_sha256,
+        "script_sha256": entry.script_sha256,
+        "ended_at": entry.ended_at.isoformat() if entry.ended_at else None,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class CollectRules:
     """Limits and places."""
 
     contexts: Contexts
-    stores: Mapping[str, Path]
+    keeper: Keeper
+    destinations: Destinations
     default_destination: str | None
     output: Bounds
     batch: int
     retry: timedelta
+    # What carries outputs; as long as the Runner lives.
+    carrying_by: Callable[[], Executor] = lambda: ThreadPoolExecutor(4, thread_name_prefix="carry")
+    # Whose outputs wait for somebody to let them out.
+    reviewing: Reviewing = NOT_REVIEWED
+    # Of a specification: why an output file, by its path, is kept back.
+    kept_back: Callable[[ProcessSpec], Callable[[str], str | None]] = lambda _spec: _nothing_is
 
 
-def remove(folder: ContextFolder) -> None:
-    """Destroy a context; what cannot be removed now is swept later."""
-    try:
-        folder.remove()
-    except StagingFailed as error:
-        log.warning("%s: %s", folder.path, error)
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A Process whose outputs are being carried, with all else that is known of its end."""
+
+    entry: Claimed
+    left: Left
+    read: Read | None
 
 
 class Collector:
@@ -166,29 +214,46 @@ class Collector:
         self._rules = rules
         self._traces = traces
         self._key = key
+        self._errands: Errands[Carried] = Errands(rules.carrying_by, actor)
+        self._ended: dict[str, _Ended] = {}
+
+    @property
+    def under_way(self) -> frozenset[str]:
+        """The Processes whose outputs are being carried between two rounds."""
+        return self._errands.under_way
 
     def collect(self) -> int:
-        """Finish all that has ended; how many were finished."""
+        """Finish all that has ended; how many were moved on."""
         rules = self._rules
         claimed = self._processes.claim(
             Phase.COLLECTING,
             runner=self._actor.id,
-            limit=rules.batch,
+            limit=max(1, rules.batch - len(self.under_way)),
             now=self._actor.clock.now(),
         )
+        # A Runner that was struck off finds its own Processes free, until it notices.
+        claimed = [entry for entry in claimed if entry.id not in self.under_way]
+        moved = {entry.id for entry in claimed}
         deadline = self._actor.clock.monotonic() + PATIENCE_SECONDS
         try:
             for entry in claimed:
                 self._begin_to_read(entry)
             for entry in claimed:
                 self._actor.guard()
-                self._finish(entry, deadline)
+                self._begin_to_carry(entry, deadline)
+            soon = self._actor.clock.monotonic() + CARRYING_SECONDS
+            for process_id in self._errands.wait(max(deadline, soon)):
+                moved.add(process_id)
+                self._actor.guard()
+                self._finish(process_id)
         finally:
-            self._processes.let_go((entry.id for entry in claimed), runner=self._actor.id)
-        return len(claimed)
+            self._processes.let_go(moved - self.under_way, runner=self._actor.id)
+        return len(moved)
 
     def close(self) -> None:
         """End what is being done beside."""
+        self._errands.close()
+        self._ended.clear()
         self._traces.close()
 
     def _begin_to_read(self, entry: Claimed) -> None:
@@ -199,30 +264,43 @@ class Collector:
             if _has_run_traced(entry, left):
                 self._traces.begin(entry, left, folder.trace(_TRACE_BYTES))
 
-    def _finish(self, entry: Claimed, deadline: float) -> None:
+    def _begin_to_carry(self, entry: Claimed, deadline: float) -> None:
+        """Have its outputs carried; or move it on, when there is nothing to be carried now."""
         try:
-            change = self._collect_one(entry, deadline)
+            change = self._examine(entry, deadline)
         except (NotStanding, DatabaseUnavailable):
             raise
         except Exception:
             # What one program leaves must not end the work for all others.
             log.exception("collecting Process %s failed", entry.id)
-            change = self._again(entry, "collecting failed by a mistake of the bridge; see its log")
+            change = self._again(entry, _MISTAKE)
+        if change is not None:
+            self._apply(entry, change)
+
+    def _finish(self, process_id: str) -> None:
+        ended = self._ended.pop(process_id)
+        try:
+            change = self._carried(ended, self._errands.take(process_id))
+        except (NotStanding, DatabaseUnavailable):
+            raise
+        except StagingFailed as error:
+            gone = _is_gone(self._rules.contexts.of(process_id), error)
+            change = self._gone(ended.entry) if gone else self._again(ended.entry, str(error))
+        except Exception:
+            log.exception("carrying the outputs of Process %s failed", process_id)
+            change = self._again(ended.entry, _MISTAKE)
+        self._apply(ended.entry, change)
+
+    def _apply(self, entry: Claimed, change: Change) -> None:
         lost = self._processes.apply([change], runner=self._actor.id, now=self._actor.clock.now())
         if change.phase is not entry.phase or lost:
             self._traces.forget(entry.id)
-        if change.phase is Phase.DONE and not lost:
+        if change.phase is Phase.DONE and not lost and not change.values.get("context_until"):
             # Last: until the end is durable, everything can be read again.
-            remove(self._rules.contexts.of(entry.id))
+            self._rules.keeper.destroy([entry.id])
 
-    def sweep(self) -> int:
-        """Remove contexts that outlived their Process, as when a Runner died in between."""
-        ended = self._processes.ended(self._rules.contexts.names())
-        for process_id in ended:
-            remove(self._rules.contexts.of(process_id))
-        return len(ended)
-
-    def _collect_one(self, entry: Claimed, deadline: float) -> Change:
+    def _examine(self, entry: Claimed, deadline: float) -> Change | None:
+        """What is to be done with it; None when its outputs are being carried from now on."""
         folder = self._rules.contexts.of(entry.id)
         try:
             left = folder.left()
@@ -230,7 +308,7 @@ class Collector:
                 return self._other_job(entry, left)
             if _has_not_begun(entry, left) and folder.exists():
                 return self._anew(entry)
-            location, target = self._target(entry)
+            place = self._place(entry)
             self._logs.finish(entry.id)
             read = None
             if _has_run_traced(entry, left):
@@ -238,23 +316,27 @@ class Collector:
                 read = self._traces.take(entry.id, deadline - self._actor.clock.monotonic())
                 if read is None:
                     return self._still_reading(entry)
-            carried = folder.carry_out(
-                target,
-                self._rules.output,
-                lambda: self._holds(entry),
-                {REPORT: read.report, PAGE: read.page} if read else {},
-            )
         except StagingFailed as error:
             gone = _is_gone(folder, error)
             return self._gone(entry) if gone else self._again(entry, str(error))
-        attested = attestation(entry, left, self._key)
-        verdict = judge(entry.slurm_state, left)
+        made = {REPORT: read.report, PAGE: read.page} if read else {}
+        load = Load(self._rules.output, made, _about(entry), self._rules.kept_back(entry.spec))
+        holds = partial(self._holds, entry, self._errands.actor)
+        self._errands.begin(entry.id, partial(carry_out, folder, place, load, holds))
+        self._ended[entry.id] = _Ended(entry, left, read)
+        return None
+
+    def _carried(self, ended: _Ended, carried: Carried) -> Change:
+        entry = ended.entry
+        attested = attestation(entry, ended.left, self._key)
+        verdict = judge(entry.slurm_state, ended.left)
         if carried.too_much:
             reason = f"its outputs are too much to be carried: {carried.too_much}"
             verdict = replace(verdict, state=_FAILED, reason=reason)
         if entry.sealing is not None:
             verdict = judge_seal(verdict, attested)
-        return self._finished(entry, verdict, carried, location, attested, read)
+        verdict = tell_full(verdict, ended.left)
+        return self._finished(entry, verdict, carried, attested, ended.read)
 
     def _anew(self, entry: Claimed) -> Change:
         """A job that Slurm has lost before it took its context has done nothing, and what has been
@@ -281,8 +363,8 @@ class Collector:
             entry.id, entry.state, entry.state, entry.phase, entry.phase, "runner", "", values
         )
 
-    def _holds(self, entry: Claimed) -> bool:
-        self._actor.guard()
+    def _holds(self, entry: Claimed, actor: Actor) -> bool:
+        actor.guard()
         return self._processes.holds(entry.id, runner=self._actor.id)
 
     def _other_job(self, entry: Claimed, left: Left) -> Change:
@@ -329,18 +411,24 @@ class Collector:
         entry: Claimed,
         verdict: Verdict,
         carried: Carried,
-        location: str,
         attested: Attestation | None,
         read: Read | None,
     ) -> Change:
+        until = self._rules.keeper.retention.until(verdict.state, self._actor.clock.now())
         files = [
             {"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
             for file in carried.files
         ]
+        reviewed = self._rules.reviewing.store_of(entry.spec) is not None
         values = {
             "exit_code": verdict.exit_code if verdict.exit_code is not None else entry.exit_code,
             "reason": verdict.reason,
-            "outputs_location": location,
+            "outputs_location": None if reviewed else carried.location,
+            "review": ReviewState.WAITING if reviewed else None,
+            "review_location": carried.location if reviewed else None,
+            "manifest_sha256": carried.manifest_sha256,
+            "context_until": until,
+            "progress": None,
             "outputs": files,
             "outputs_ignored": [str(entry) for entry in carried.ignored],
             "attestation": attested.model_dump(mode="json") if attested else None,
@@ -349,7 +437,11 @@ class Collector:
             "trace_report": packed(read.report) if read else None,
         }
         detail = f"{verdict.reason or 'the program ended with exit code 0'}; "
-        detail += f"{len(files)} files carried to {location}"
+        detail += f"{len(files)} files carried to {carried.location}"
+        if reviewed:
+            detail += ", where they wait for a review"
+        if until:
+            detail += f"; its context is kept until {until:%Y-%m-%d %H:%M} UTC"
         if read:
             detail += f"; its trace says {read.summary.verdict}"
         after = verdict.state
@@ -357,11 +449,12 @@ class Collector:
             entry.id, entry.state, after, entry.phase, Phase.DONE, "runner", detail, values
         )
 
-    def _target(self, entry: Claimed) -> tuple[str, Path]:
+    def _place(self, entry: Claimed) -> Place:
         outputs = entry.spec.outputs
         destination = outputs.destination if outputs else self._rules.default_destination
         assert destination is not None, "checked when the Process was accepted"
-        store, _, path = destination.partition(":")
-        if store not in self._rules.stores:
-            raise StagingFailed(f"the store {store} is not configured any more")
-        return f"{destination}/{entry.id}", self._rules.stores[store] / path / entry.id
+        location = f"{destination}/{entry.id}"
+        if store := self._rules.reviewing.store_of(entry.spec):
+            location = f"{store}:{entry.id}"
+        watch = Watch(self._processes, self._errands.actor, entry.id, "carrying")
+        return self._rules.destinations.place(location, watch)

@@ -1,6 +1,7 @@
 """Research objects of finished Processes: what is known of one, and its files, in one crate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class CratePacker:
         if not process.state.final:
             raise IllegalTransition(f"Process {process_id} has not ended: it is {process.state}")
         write = write_bag if five_safes else write_crate
-        write(self._provenance(process), self._files(process), target)
+        with self._files(process) as files:
+            write(self._provenance(process), files, target)
 
     def _provenance(self, process: Process) -> Provenance:
         digest = process.image_sha256
@@ -47,6 +49,7 @@ class CratePacker:
             script=self.processes.script(process.id),
             attestation=self.processes.attestation(process.id),
             trace_verdict=process.traced.verdict if process.traced else None,
+            requirements=process.requirements.text if process.requirements else None,
             accounting=self._accounting(process),
             events=tuple(self.processes.events(process.id)),
         )
@@ -61,8 +64,11 @@ class CratePacker:
             )
         return found
 
-    def _files(self, process: Process) -> Mapping[str, Path]:
+    @contextmanager
+    def _files(self, process: Process) -> Iterator[Mapping[str, Path]]:
         if process.outputs_location is None:
-            return {}
-        folder = self.results.folder(process.outputs_location)
-        return {file.path: folder / file.path for file in process.outputs}
+            yield {}
+            return
+        names = [file.path for file in process.outputs]
+        with self.results.files(process.outputs_location, names) as found:
+            yield found

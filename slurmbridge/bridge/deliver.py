@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,10 @@ class Delivery(Protocol):
 
     def named(self, image: Image, helpers: Helpers) -> tuple[Image, Helpers]:
         """Both, as its cluster's nodes would find them; nothing is brought anywhere."""
+        ...
+
+    def brings(self, image: Image) -> bool:
+        """Whether an image may have to be brought first, which can take long."""
         ...
 
     def image(self, image: Image) -> Image:
@@ -57,6 +62,10 @@ class Shared:
         """See Delivery."""
         return image, helpers
 
+    def brings(self, image: Image) -> bool:
+        """See Delivery."""
+        return False
+
     def image(self, image: Image) -> Image:
         """See Delivery."""
         return image
@@ -80,6 +89,8 @@ class Sent:
         self._files = files
         self._folder = folder
         self._there: set[Path] = set()
+        # What several Processes wait for is brought once.
+        self._lock = threading.Lock()
 
     def named(self, image: Image, helpers: Helpers) -> tuple[Image, Helpers]:
         """See Delivery."""
@@ -88,6 +99,10 @@ class Sent:
             image.model_copy(update={"path": str(self._place(image))}),
             helpers.model_copy(update={"path": str(there)}),
         )
+
+    def brings(self, image: Image) -> bool:
+        """See Delivery."""
+        return self._place(image) not in self._there
 
     def image(self, image: Image) -> Image:
         """See Delivery."""
@@ -139,6 +154,11 @@ class Sent:
         """Copy a file unless it is there, whole. Raises FileNotFoundError: there is no source."""
         if target in self._there:
             return
+        with self._lock:
+            if target not in self._there:
+                self._bring_now(source, target, mode)
+
+    def _bring_now(self, source: Path, target: Path, mode: int) -> None:
         size = source.stat().st_size
         try:
             if not self._is_there(target, size):

@@ -6,24 +6,25 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import BinaryIO
 
-from slurmbridge.bridge.checks import Rules, check, untrusted
+from slurmbridge.bridge.checks import ONE_CLUSTER, Clusters, Rules, check, untrusted
 from slurmbridge.bridge.examine import known_capability
+from slurmbridge.bridge.review import is_held_back
 from slurmbridge.context.folder import TRACE
 from slurmbridge.context.results import Results
 from slurmbridge.errors import (
     DatabaseUnavailable,
+    Forbidden,
     HelpersMissing,
-    InvalidProcess,
     NotTraced,
+    NotWaiting,
     RequestError,
     SchedulerUnavailable,
     Unauthenticated,
 )
-from slurmbridge.lifecycle import ProcessState
+from slurmbridge.lifecycle import ProcessState, ReviewState
 from slurmbridge.model import (
     Attestation,
     ClusterStatus,
@@ -31,12 +32,10 @@ from slurmbridge.model import (
     Event,
     ListedImage,
     Process,
-    ProcessSpec,
     PublicKey,
-    TraceLevel,
 )
+from slurmbridge.spec import ProcessSpec, TraceLevel
 from slurmbridge.store import (
-    DEFAULT_CLUSTER,
     Database,
     HelperStore,
     Idempotency,
@@ -45,10 +44,12 @@ from slurmbridge.store import (
     LogStore,
     NodeStore,
     ProcessStore,
+    ReviewLedger,
     Roster,
     SiteStore,
     TokenStore,
 )
+from slurmbridge.stores import Source
 
 LOG_STREAMS = ("stdout", "stderr", "job")
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -68,19 +69,6 @@ class Readiness:
         return not self.problems
 
 
-@dataclass(frozen=True, slots=True)
-class Clusters:
-    """The clusters of a site, and which one is meant when none is named."""
-
-    names: tuple[str, ...] = (DEFAULT_CLUSTER,)
-    usual: str | None = DEFAULT_CLUSTER
-
-    def chosen(self, name: str | None) -> str | None:
-        """The one that is meant; None when there is none such."""
-        wanted = name or self.usual
-        return wanted if wanted in self.names else None
-
-
 class Desk:
     """The front of the bridge."""
 
@@ -93,7 +81,7 @@ class Desk:
         *,
         clock: Callable[[], datetime],
         new_id: Callable[[], str],
-        clusters: Clusters = Clusters(),
+        clusters: Clusters = ONE_CLUSTER,
     ) -> None:
         self._database = database
         self._clusters = clusters
@@ -108,6 +96,7 @@ class Desk:
         self._rules = rules
         self._clock = clock
         self._new_id = new_id
+        self._reviews = ReviewLedger(database)
 
     def submit(self, spec: ProcessSpec, *, by: str) -> Process:
         """Accept a Process. It is durable when this returns.
@@ -137,13 +126,7 @@ class Desk:
 
     def _accept(self, spec: ProcessSpec, by: str, idempotency: Idempotency | None) -> str:
         images = self._images.latest()
-        cluster = self._clusters.chosen(spec.cluster)
-        if cluster is None:
-            known = ", ".join(self._clusters.names)
-            asked = f"there is no cluster {spec.cluster!r}" if spec.cluster else "is required"
-            raise InvalidProcess(
-                f"cluster: {asked} (known: {known})", (("cluster", f"{asked} (known: {known})"),)
-            )
+        cluster = self._clusters.chosen(spec.cluster, spec.account)
         check(spec, self._rules, images=images, capability=self._known(cluster))
         process_id = self._new_id()
         now = self._clock()
@@ -155,8 +138,51 @@ class Desk:
         database = self._database
         return known_capability(SiteStore(database, cluster), NodeStore(database, cluster))
 
-    def inspect(self, process_id: str) -> Process:
-        """One Process. Raises UnknownProcess."""
+    def inspect(self, process_id: str, *, by: str | None = None) -> Process:
+        """One Process, as `by` may see it; None: somebody on a host of the bridge.
+
+        Raises:
+            UnknownProcess
+        """
+        process = self._processes.get(process_id)
+        return process if self._may_see(process, by) else self._covered(process)
+
+    def _covered(self, process: Process) -> Process:
+        review = process.review and process.review.model_copy(update={"location": None})
+        # The program has chosen the names.
+        hidden = {"outputs": (), "outputs_ignored": (), "traced": None, "review": review}
+        return process.model_copy(update=hidden)
+
+    def _may_see(self, process: Process, by: str | None) -> bool:
+        """Whether somebody may see all of it; None is somebody on a host of the bridge."""
+        if by is None or not is_held_back(process, self._rules.reviewing):
+            return True
+        return self._tokens.may_review(by)
+
+    def _must_see(self, process_id: str, by: str | None) -> None:
+        """Raises UnknownProcess, Forbidden."""
+        if self._may_see(self._processes.get(process_id), by):
+            return
+        raise Forbidden(
+            f"what Process {process_id} says and leaves is held back until its review lets it out"
+        )
+
+    def decide(self, process_id: str, *, release: bool, by: str, reason: str | None) -> Process:
+        """Let out the outputs of a Process, or have them destroyed.
+
+        Raises:
+            UnknownProcess
+            Forbidden: the token of `by` is not for this, or the Process is his own.
+            NotWaiting: there is nothing to decide (any more).
+        """
+        process = self._processes.get(process_id)
+        if not self._tokens.may_review(by):
+            raise Forbidden(f"the token of {by} is not one of a reviewer")
+        if by == process.submitted_by:
+            raise Forbidden("nobody decides on the outputs of his own Processes")
+        now = self._clock()
+        if not self._reviews.decide(process_id, release=release, by=by, reason=reason, now=now):
+            raise NotWaiting(_why_not_waiting(self._processes.get(process_id)))
         return self._processes.get(process_id)
 
     def page(
@@ -166,17 +192,39 @@ class Desk:
         before: str | None = None,
         states: Sequence[ProcessState] = (),
         label: tuple[str, str] | None = None,
+        review: ReviewState | None = None,
+        by: str | None = None,
     ) -> list[Process]:
-        """Processes, newest first."""
-        return self._processes.page(limit=limit, before=before, states=states, label=label)
+        """Processes, newest first, as `by` may see them."""
+        found = self._processes.page(
+            limit=limit, before=before, states=states, label=label, review=review
+        )
+        held = [process for process in found if is_held_back(process, self._rules.reviewing)]
+        if not held or self._may_see(held[0], by):
+            return found
+        hidden = {process.id for process in held}
+        return [self._covered(one) if one.id in hidden else one for one in found]
 
     def cancel(self, process_id: str, *, by: str) -> Process:
         """Ask for the end of a Process. Raises UnknownProcess, IllegalTransition."""
         return self._processes.request_cancel(process_id, by=by, now=self._clock())
 
-    def log(self, process_id: str, stream: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
-        """What the program printed so far, from a byte offset on. Raises UnknownProcess."""
-        self._processes.get(process_id)
+    def log(
+        self,
+        process_id: str,
+        stream: str,
+        *,
+        offset: int = 0,
+        limit: int = 1 << 20,
+        by: str | None = None,
+    ) -> bytes:
+        """What the program printed so far, from a byte offset on.
+
+        Raises:
+            UnknownProcess
+            Forbidden: a review holds it back.
+        """
+        self._must_see(process_id, by)
         return self._logs.read(process_id, stream, offset=offset, limit=limit)
 
     def script(self, process_id: str) -> str | None:
@@ -187,13 +235,15 @@ class Desk:
         """What the container of a Process was found to be. Raises UnknownProcess."""
         return self._processes.attestation(process_id)
 
-    def trace_report(self, process_id: str) -> bytes:
+    def trace_report(self, process_id: str, *, by: str | None = None) -> bytes:
         """What a traced Process did, a TraceReport as JSON.
 
         Raises:
             UnknownProcess
+            Forbidden
             NotTraced
         """
+        self._must_see(process_id, by)
         found = self._processes.trace_report(process_id)
         if found is None:
             raise NotTraced(self._why_not_traced(process_id))
@@ -207,18 +257,24 @@ class Desk:
             return f"Process {process_id} has not ended: its trace is read then"
         return f"Process {process_id} has no trace: its program was not started"
 
-    def open_trace(self, process_id: str) -> AbstractContextManager[BinaryIO]:
+    def open_trace(
+        self, process_id: str, *, by: str | None = None
+    ) -> AbstractContextManager[Source]:
         """The trace itself, compressed by zstd, as it was carried.
 
         Raises:
             UnknownProcess
+            Forbidden
             NotTraced
             StagingFailed: it is not there any more.
         """
+        self._must_see(process_id, by)
         process = self._processes.get(process_id)
-        if process.outputs_location is None or process.traced is None:
+        waits = process.review.location if process.review else None
+        location = process.outputs_location or waits
+        if location is None or process.traced is None:
             raise NotTraced(self._why_not_traced(process_id))
-        return self._results.open(process.outputs_location, TRACE)
+        return self._results.open(location, TRACE)
 
     def keys(self) -> list[PublicKey]:
         """The keys with which Runners of this bridge sign, the latest first."""
@@ -235,8 +291,8 @@ class Desk:
             RequestError: there is no such cluster, or none is named and none is usual.
             SchedulerUnavailable: no Runner has reported yet.
         """
-        chosen = self._clusters.chosen(cluster)
-        if chosen is None:
+        chosen = cluster or self._clusters.usual
+        if chosen not in self._clusters.names:
             known = ", ".join(self._clusters.names)
             raise RequestError(f"there is no cluster {cluster or 'by default'!r} (known: {known})")
         capability = self._known(chosen)
@@ -291,10 +347,10 @@ class Desk:
             raise Unauthenticated("the bearer token is not known")
         return name
 
-    def add_token(self, name: str) -> str:
+    def add_token(self, name: str, *, reviews: bool = False) -> str:
         """Make a token. It is returned this once; only its hash is kept."""
         token = f"sb_{secrets.token_urlsafe(32)}"
-        self._tokens.add(name, token_hash(token), now=self._clock())
+        self._tokens.add(name, token_hash(token), now=self._clock(), reviews=reviews)
         return token
 
     def readiness(self) -> Readiness:
@@ -317,9 +373,25 @@ class Desk:
         return Readiness(())
 
 
+def _why_not_waiting(process: Process) -> str:
+    review = process.review
+    if review is None:
+        return f"no review of Process {process.id} is waited for"
+    word = review.state.value.lower()
+    return f"the outputs of Process {process.id} are {word}, by {review.by} at {review.at}"
+
+
 def token_hash(token: str) -> str:
     """What is stored of a token. It has 256 random bits, so that no slow hash is needed."""
     return sha256(token.encode(errors="surrogateescape")).hexdigest()
+
+
+def ulid_time(ulid: str) -> datetime:
+    """When an id was made, to the millisecond."""
+    number = 0
+    for letter in ulid[:10]:
+        number = number << 5 | _BASE32.index(letter)
+    return datetime.fromtimestamp(number / 1000, UTC)
 
 
 def new_ulid() -> str:

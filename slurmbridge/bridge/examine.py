@@ -20,10 +20,11 @@ from slurmbridge.container.apptainer import CLOSED
 from slurmbridge.context.folder import Contexts
 from slurmbridge.errors import NoNodeReady, RequestError, StagingFailed, SubmissionRefused
 from slurmbridge.lifecycle import SlurmState, classify
-from slurmbridge.model import ComputeCapability, NodeReadiness, ProcessSpec
+from slurmbridge.model import ComputeCapability, NodeReadiness
 from slurmbridge.scheduler import ClusterNode, JobReport, Scheduler, Submission
 from slurmbridge.script import Directive, DoctorContext, Script, Templates
 from slurmbridge.shell import NotPlain
+from slurmbridge.spec import ProcessSpec
 from slurmbridge.store import Examination, NodeStore, SiteStore
 
 log = logging.getLogger(__name__)

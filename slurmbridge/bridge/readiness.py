@@ -6,15 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from slurmbridge.model import (
-    ComputeCapability,
-    Limits,
-    NodeReadiness,
-    Partition,
-    ProcessSpec,
-    RefusedPartition,
-    TraceLevel,
-)
+from slurmbridge.model import ComputeCapability, NodeReadiness, Partition, RefusedPartition
+from slurmbridge.spec import Limits, ProcessSpec, TraceLevel
 
 REPORT_BYTES_LIMIT = 64 * 1024
 
@@ -172,6 +165,8 @@ CHECKS: tuple[Check, ...] = (
     Check("ptrace", _TRACE, "whether strace can trace with a seccomp filter", _yes,
           "strace cannot trace ({value}): allow ptrace among a user's own processes"),
     Check("zstd", _TRACE, "where zstd is", _path, "zstd is missing: install it"),
+    Check("mksquashfs", _WARNING, "where mksquashfs is", _path,
+          "mksquashfs is missing: install squashfs-tools where requirements are to be installed"),
     Check("clock_skew", _WARNING, "how far the node's clock is off, in seconds", _skew_below(5),
           "the clock is {value} s off: let NTP set it"),
     Check("apparmor_userns", _WARNING, "whether AppArmor restricts user namespaces",

@@ -1,11 +1,13 @@
 """From a specification to the script that is submitted. Pure but for what is read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slurmbridge import __version__
 from slurmbridge.container.apptainer import (
+    USUAL_OUTPUTS,
+    OutputRules,
     SealedContainer,
     context_container,
     environment,
@@ -13,8 +15,9 @@ from slurmbridge.container.apptainer import (
     seal,
 )
 from slurmbridge.container.facts import expected_facts
-from slurmbridge.model import Helpers, Image, ProcessSpec, TraceFull, job_name
+from slurmbridge.model import Helpers, Image, InstalledRequirements, job_name
 from slurmbridge.script import Directive, Script, ScriptContext, Templates, words
+from slurmbridge.spec import ProcessSpec, TraceFull
 
 _MIB = 1024 * 1024
 _GIB = 1024 * _MIB
@@ -29,10 +32,25 @@ class Prepared:
     expected_facts: bytes
 
 
-def prepared(folder: Path, spec: ProcessSpec, image: Image, *, output_limit: int) -> Prepared:
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What was installed for a Process: where its image lies on the cluster, and what it is."""
+
+    path: str
+    found: InstalledRequirements
+
+
+def prepared(
+    folder: Path,
+    spec: ProcessSpec,
+    image: Image,
+    outputs: OutputRules,
+    *,
+    requirements: bool = False,
+) -> Prepared:
     """The command, the whole environment, and what the container must be found to be."""
-    sealed = _sealed(str(folder), spec, image, output_limit)
-    variables = environment(spec, image)
+    sealed = _sealed(str(folder), spec, image, outputs, requirements)
+    variables = environment(spec, image, requirements=requirements)
     return Prepared(
         command=words(spec.command),
         environment=words(f"{name}={value}" for name, value in variables.items()),
@@ -40,8 +58,10 @@ def prepared(folder: Path, spec: ProcessSpec, image: Image, *, output_limit: int
     )
 
 
-def _sealed(folder: str, spec: ProcessSpec, image: Image, output_limit: int) -> SealedContainer:
-    container = context_container(folder, spec, image, output_bytes=output_limit)
+def _sealed(
+    folder: str, spec: ProcessSpec, image: Image, outputs: OutputRules, requirements: bool
+) -> SealedContainer:
+    container = context_container(folder, spec, image, outputs=outputs, requirements=requirements)
     return container if isinstance(container, SealedContainer) else container.sealed
 
 
@@ -52,28 +72,57 @@ class Renderer:
     templates: Templates
     contexts: Path
     log_limit: int = _GIB // 4
-    output_limit: int = 64 * _GIB
+    outputs: OutputRules = USUAL_OUTPUTS
     trace_limit: int = 4 * _GIB
     # The nodes that a job keeps away from; it raises NoNodeReady when there is no other.
     avoid: Callable[[ProcessSpec], tuple[str, ...]] = lambda _spec: ()
 
-    def prepared(self, process_id: str, spec: ProcessSpec, image: Image) -> Prepared:
+    def prepared(
+        self,
+        process_id: str,
+        spec: ProcessSpec,
+        image: Image,
+        equipment: Equipment | None = None,
+    ) -> Prepared:
         """What goes into the context for this Process."""
-        return prepared(self.contexts / process_id, spec, image, output_limit=self.output_limit)
+        return prepared(
+            self.contexts / process_id,
+            spec,
+            image,
+            self.outputs,
+            requirements=equipment is not None,
+        )
 
-    def render(self, process_id: str, spec: ProcessSpec, image: Image, helpers: Helpers) -> Script:
-        """Exactly what is submitted for this Process."""
-        return self.templates.render(self._context(process_id, spec, image, helpers))
+    def render(
+        self,
+        process_id: str,
+        spec: ProcessSpec,
+        image: Image,
+        helpers: Helpers,
+        equipment: Equipment | None = None,
+        *,
+        code_sha256: str | None = None,
+    ) -> Script:
+        """Exactly what is submitted for this Process, whose staged code has this digest."""
+        context = self._context(process_id, spec, image, helpers, equipment)
+        if code_sha256:
+            context = replace(context, code_sha256=Directive(code_sha256))
+        return self.templates.render(context)
 
     def _trace_limit(self, spec: ProcessSpec) -> int:
         asked = spec.limits.trace_mib
         return self.trace_limit if asked is None else min(asked * _MIB, self.trace_limit)
 
     def _context(
-        self, process_id: str, spec: ProcessSpec, image: Image, helpers: Helpers
+        self,
+        process_id: str,
+        spec: ProcessSpec,
+        image: Image,
+        helpers: Helpers,
+        equipment: Equipment | None,
     ) -> ScriptContext:
         folder = f"{self.contexts}/{process_id}"
-        sealed = _sealed(folder, spec, image, self.output_limit)
+        sealed = _sealed(folder, spec, image, self.outputs, equipment is not None)
         record = recording(spec.trace)
         avoided = self.avoid(spec)
         return ScriptContext(
@@ -103,14 +152,17 @@ class Renderer:
             sbseal_sha256=Directive(helpers.sbseal_sha256),
             sbprobe_sha256=Directive(helpers.sbprobe_sha256),
             log_limit=Directive(str(self.log_limit)),
-            output_limit=Directive(str(self.output_limit)),
+            output_in_memory=sealed.output_in_memory,
+            output_bytes=Directive(str(sealed.bounds.output_bytes)),
+            output_inodes=Directive(str(sealed.bounds.output_inodes)),
+            code_sha256=None,
             seal=seal(sealed),
             traced=record is not None,
             trace_filtered=record is not None and record.filtered,
             trace_calls=record.calls if record else "",
             trace_string_limit=Directive(str(record.string_limit if record else 0)),
             trace_limit=Directive(str(self._trace_limit(spec))),
-            requirements_path="",
-            requirements_sha256=None,
+            requirements_path=equipment.path if equipment else "",
+            requirements_sha256=Directive(equipment.found.sha256) if equipment else None,
             trace_stops=spec.limits.trace_full is TraceFull.STOP,
         )

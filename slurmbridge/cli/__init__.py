@@ -1,6 +1,6 @@
 """The commands that people type. The only home of Typer and Rich."""
 
-from slurmbridge.cli import images, local, remote, service
+from slurmbridge.cli import images, local, outputs, remote, service
 from slurmbridge.cli.root import app
 
 __all__ = ["app", "main"]
@@ -8,6 +8,7 @@ __all__ = ["app", "main"]
 remote.register(app)
 images.register(app)
 local.register(app)
+outputs.register(app)
 service.register(app)
 
 

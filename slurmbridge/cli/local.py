@@ -107,11 +107,18 @@ def migrate(context: typer.Context) -> None:
     session(context).site().migrate()
 
 
-def add_token(context: typer.Context, name: TokenName, as_json: AsJson = False) -> None:
+def add_token(
+    context: typer.Context,
+    name: TokenName,
+    reviews: Annotated[
+        bool, typer.Option("--may-review", help="Also for letting out the outputs of others.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Make a token and print it, this once. An earlier one of the same name ends."""
     if not _TOKEN_NAME.fullmatch(name):
         raise RequestError(f"{name!r} is no name: 1 to 64 letters, digits and . _ @ -")
-    token = session(context).site().desk().add_token(name)
+    token = session(context).site().desk().add_token(name, reviews=reviews)
     if as_json:
         output.document({"name": name, "token": token})
     else:
@@ -121,14 +128,15 @@ def add_token(context: typer.Context, name: TokenName, as_json: AsJson = False) 
 def list_tokens(context: typer.Context, as_json: AsJson = False) -> None:
     """List the names that have a token."""
     found = [
-        (name, created_at.isoformat(" ", "seconds"))
-        for name, created_at in session(context).site().token_names()
+        (name, created_at.isoformat(" ", "seconds"), reviews)
+        for name, created_at, reviews in session(context).site().token_names()
     ]
     if as_json:
-        names = ("name", "created_at")
+        names = ("name", "created_at", "reviews")
         output.document({"tokens": [dict(zip(names, row, strict=True)) for row in found]})
     else:
-        output.table(("NAME", "CREATED"), found)
+        shown = ((name, at, "yes" if reviews else "") for name, at, reviews in found)
+        output.table(("NAME", "CREATED", "REVIEWS"), shown)
 
 
 def remove_token(context: typer.Context, name: TokenName) -> None:

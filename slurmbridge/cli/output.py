@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slurmbridge.lifecycle import FINAL_STATES, ProcessState
-from slurmbridge.model import Image
+from slurmbridge.model import Image, InstalledRequirements
 
 # Wide enough that no line for another program is folded.
 _PIPE_WIDTH = 4096
@@ -95,6 +95,12 @@ def origin(image: Image) -> str:
     """Where an image is from."""
     added = f"added by {image.added_by}" if image.added_by else ""
     return ", ".join(filter(None, ["definition" if image.definition_sha256 else "", added]))
+
+
+def short(found: InstalledRequirements) -> str:
+    """What was installed, in a line; the hashes are in the JSON."""
+    packages = ", ".join(f"{entry.name}=={entry.version}" for entry in found.lock)
+    return f"{packages} (image {found.sha256})"
 
 
 def style(state: ProcessState) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from slurmbridge.cli import output
 from slurmbridge.client import Client
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Process
+from slurmbridge.model import Process, Progress
 
 # 126 and above are the shell's own (not executable, not found, ended by a signal).
 _EXIT_CODE_LIMIT = 125
@@ -67,7 +67,8 @@ class _Board:
             text.append(f" {line[1]}" if line[1] else "")
             self._console.print(text, soft_wrap=True)
         nodes = f" on {process.nodes}" if process.nodes else ""
-        self._text = output.plain(f"{process.state} {_slurm(process)}{nodes}")
+        moved = f" {_moved(process.progress)}" if process.progress else ""
+        self._text = output.plain(f"{process.state} {_slurm(process)}{nodes}{moved}")
 
     def _render(self) -> Spinner:
         seconds = int(time.monotonic() - self._began)
@@ -78,6 +79,14 @@ class _Board:
 
 def _reason(process: Process) -> str:
     return output.plain(process.reason or _slurm(process))
+
+
+def _moved(progress: Progress) -> str:
+    """As in: staging 3 of 10 files, 1.2 of 40.0 MB."""
+    done, of = progress.size_bytes / 1e6, progress.of_bytes / 1e6
+    return (
+        f"{progress.doing} {progress.files} of {progress.of_files} files, {done:.1f} of {of:.1f} MB"
+    )
 
 
 def _slurm(process: Process) -> str:

@@ -163,6 +163,8 @@ def show(
     if as_json:
         output.document(values | {"events": output.values(events)} if with_events else values)
         return
+    if process.requirements:
+        values["requirements"] = output.short(process.requirements)
     for name, value in values.items():
         if value not in (None, [], False):
             typer.echo(f"{name}: {output.plain(value)}")

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from slurmbridge.errors import BodyTooLarge, InvalidProcess
-from slurmbridge.model import SPEC_BYTES_LIMIT, ProcessSpec, parse_spec
+from slurmbridge.spec import SPEC_BYTES_LIMIT, ProcessSpec, parse_spec
 
 STDIN = "-"
 

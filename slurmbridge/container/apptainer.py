@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from slurmbridge.model import Image, ProcessSpec, TraceLevel
+from slurmbridge.model import Image
+from slurmbridge.spec import ProcessSpec, TraceLevel
 
 _MIB = 1024 * 1024
 # Where in the container the helpers, the command and its environment lie.
@@ -48,6 +49,9 @@ class Bounds:
     file_size_bytes: int
     tmp_bytes: int
     shm_bytes: int
+    output_bytes: int
+    # Files, folders and links in /output, and /output itself.
+    output_inodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class SealedContainer:
     variables: tuple[str, ...]
     # How often the program runs in it at the same time.
     tasks: int = 1
+    # Whether /output has a size of its own.
+    output_in_memory: bool = True
     # Whether calls that sbseal refuses are made to appear in the trace.
     refusals_noted: bool = False
 
@@ -73,17 +79,34 @@ class TracedContainer:
     level: TraceLevel
 
 
-def bounds(spec: ProcessSpec, *, output_bytes: int) -> Bounds:
-    """The bounds of a Process; `output_bytes` is what the site takes as outputs."""
+@dataclass(frozen=True, slots=True)
+class OutputRules:
+    """What a site takes as outputs of one Process."""
+
+    bytes: int = 64 * 1024 * _MIB
+    files: int = 10_000
+    # Whether /output lies in the job's memory until its end, where the bounds cannot be passed; or
+    # in the context, where it is weighed now and then.
+    in_memory: bool = True
+
+
+USUAL_OUTPUTS = OutputRules()
+
+
+def bounds(spec: ProcessSpec, outputs: OutputRules) -> Bounds:
+    """The bounds of a Process. `outputs` is what the site takes."""
     asked, limits = spec.resources, spec.limits
     half = max(asked.memory_mib // 2, 1)
-    size = output_bytes if limits.file_size_mib is None else limits.file_size_mib * _MIB
+    size = outputs.bytes if limits.file_size_mib is None else limits.file_size_mib * _MIB
+    usual = half * _MIB if outputs.in_memory else outputs.bytes
     return Bounds(
         processes=limits.processes,
         open_files=limits.open_files,
         file_size_bytes=size,
         tmp_bytes=(asked.tmp_mib or half) * _MIB,
         shm_bytes=(asked.shm_mib or half) * _MIB,
+        output_bytes=min(asked.output_mib * _MIB if asked.output_mib else usual, outputs.bytes),
+        output_inodes=min(limits.output_files or outputs.files, outputs.files) + 1,
     )
 
 
@@ -110,16 +133,17 @@ def context_container(
     spec: ProcessSpec,
     image: Image,
     *,
-    output_bytes: int,
+    outputs: OutputRules,
     requirements: bool = False,
 ) -> SealedContainer | TracedContainer:
     """The container of a Process whose context lies in the folder `context`."""
     pod = f"{context}/pod"
+    output = f"{pod}/output" if outputs.in_memory else f"{context}/output"
     sealed = SealedContainer(
         binds=(
             Bind(f"{context}/input", "/input"),
             Bind(f"{context}/code", "/code"),
-            Bind(f"{context}/output", "/output", writable=True),
+            Bind(output, "/output", writable=True),
             Bind(f"{pod}/tmp/tmp", "/tmp", writable=True),  # noqa: S108 (the container's)
             Bind(f"{pod}/tmp/var", "/var/tmp", writable=True),  # noqa: S108
             Bind(f"{pod}/shm", "/dev/shm", writable=True),  # noqa: S108
@@ -135,7 +159,8 @@ def context_container(
             *([Bind(f"{context}/requirements", REQUIREMENTS)] if requirements else []),
         ),
         working_directory="/code",
-        bounds=bounds(spec, output_bytes=output_bytes),
+        bounds=bounds(spec, outputs),
+        output_in_memory=outputs.in_memory,
         variables=tuple(sorted(environment(spec, image, requirements=requirements))),
         tasks=spec.resources.tasks_per_node,
         refusals_noted=spec.trace is not TraceLevel.OFF,

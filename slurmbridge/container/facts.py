@@ -7,7 +7,7 @@ before the program starts; the bridge compares them again when it collects.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slurmbridge.container.apptainer import HOSTNAME, USER_ID, SealedContainer
+from slurmbridge.container.apptainer import HOSTNAME, REQUIREMENTS, USER_ID, SealedContainer
 
 # Before a line that may be there or not.
 OPTIONAL = "? "
@@ -87,6 +87,9 @@ def _inside(container: SealedContainer) -> Iterable[str]:
     yield f"limit fsize {bounds.file_size_bytes}"
     yield f"size /tmp {bounds.tmp_bytes}"
     yield f"size /dev/shm {bounds.shm_bytes}"
+    if container.output_in_memory:
+        yield f"size /output {bounds.output_bytes}"
+        yield f"inodes /output {bounds.output_inodes}"
     yield from (f"variable {name}" for name in container.variables)
     yield from ("capabilities none", "no_new_privs 1", "seccomp 2")
     yield from ("descriptor 0 device", "descriptor 1 pipe", "descriptor 2 pipe")
@@ -110,6 +113,8 @@ def _outside(container: SealedContainer) -> Iterable[str]:
         # To tell the facts, and the gate; both are closed before the program starts.
         "descriptor 3 pipe", "descriptor 4 pipe",
     ]  # fmt: skip
+    if any(bind.target == REQUIREMENTS for bind in container.binds):
+        facts.append(f"{REQUIREMENTS} same")
     if container.refusals_noted:
         # Where the kernel asks sbseal; the program gets none of its descriptors.
         facts.append("descriptor 5 seccomp")

@@ -4,12 +4,14 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Protocol, TypeVar
 
+from slurmbridge.context.sinks import HostSink, Sink
 from slurmbridge.context.tree import (
     Bounds,
     Copied,
@@ -18,15 +20,36 @@ from slurmbridge.context.tree import (
     Spot,
     TooMuch,
     Tree,
+    plain,
     printable,
     survey,
 )
-from slurmbridge.errors import StoreUnavailable
+from slurmbridge.errors import StoreForbids, StoreUnavailable
 from slurmbridge.shell import Files, NotPlain
 
 _CHUNK = 1 << 20
-_FOLDER_MODE = 0o750
 _LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Watching(Protocol):
+    """Somebody who looks on while files are moved. What it raises ends that."""
+
+    def expect(self, files: int, size: int) -> None:
+        """So many files, of so many bytes, will be moved."""
+        ...
+
+    def moved(self, size: int, files: int = 0) -> None:
+        """So many bytes were, and with them so many files are whole."""
+        ...
+
+
+class _Nobody:
+    def expect(self, files: int, size: int) -> None: ...
+
+    def moved(self, size: int, files: int = 0) -> None: ...
+
+
+NOBODY: Watching = _Nobody()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +59,12 @@ class Pace:
     at_once: int = 1
     attempts: int = 5
     sleep: Callable[[float], None] = time.sleep
+    watch: Watching = NOBODY
+
+    def pause(self, failures: int, error: StoreUnavailable) -> None:
+        """Wait before the next try, for as long as the store has asked for."""
+        seconds = error.retry_after_seconds or 0.5 * 2**failures
+        self.sleep(min(seconds, _LONGEST_PAUSE_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +73,26 @@ class Reading:
 
     tree: Tree
     pace: Pace = Pace()
+
+
+# As many as of a store that says nothing else. One after the other, a distant host would be
+# waited for four times for each file.
+IN_FOLDERS = 4
+
+T = TypeVar("T")
+
+
+def patiently(action: Callable[[], T], pace: Pace) -> T:
+    """Do something that can be done again where a store breaks off."""
+    failures = 0
+    while True:
+        try:
+            return action()
+        except StoreUnavailable as error:
+            failures += 1
+            if failures >= pace.attempts:
+                raise
+            pace.pause(failures, error)
 
 
 class _Allowance:
@@ -61,6 +110,11 @@ class _Allowance:
             if self._left < 0:
                 raise TooMuch(f"{name} holds more than the {self.size} bytes that are allowed")
 
+    def give(self, size: int) -> None:
+        """So many of them were not, in the end."""
+        with self._lock:
+            self._left += size
+
 
 def copy_tree(
     source: Spot,
@@ -71,30 +125,54 @@ def copy_tree(
     programs: bool = False,
     pace: Pace = Pace(),
 ) -> tuple[list[Copied], list[Ignored]]:
-    """Copy the plain files below a folder to the folder `target`, which is made if need be.
+    """`carry_tree` to the folder `target` of a host, which is made if need be."""
+    return carry_tree(source, HostSink(sink, target), bounds, programs=programs, pace=pace)
 
-    `programs`: whether what its owner may execute stays so.
+
+def carry_tree(
+    source: Spot,
+    sink: Sink,
+    bounds: Bounds,
+    *,
+    programs: bool = False,
+    pace: Pace = Pace(),
+    wanted: Callable[[str], str | None] = lambda _path: None,
+) -> tuple[list[Copied], list[Ignored]]:
+    """Copy the plain files below a folder.
+
+    `programs`: whether what its owner may execute stays so. `wanted` says of a path why it is not
+    copied; None: it is.
 
     Raises:
         TooMuch: before the first byte when the sizes say so, or as soon as files have grown.
         NotADirectoryError: it is no folder, or a link to one.
     """
     files, ignored = survey(source, bounds.files)
-    if (size := sum(file.size_bytes for file in files)) > bounds.bytes:
+    refused = {file.path: why for file in files if (why := wanted(file.path))}
+    ignored += [Ignored(printable(path), why) for path, why in refused.items()]
+    files = [file for file in files if file.path not in refused]
+    if (size := sum(file.size_bytes or 0 for file in files)) > bounds.bytes:
         raise TooMuch(f"{size} bytes, {bounds.bytes} are allowed")
-    folders = {(target / file.path).parent for file in files} | {target}
-    for folder in sorted(folders):
-        sink.make_folder(folder, mode=_FOLDER_MODE, parents=True)
+    pace.watch.expect(len(files), size)
+    for folder in sorted({file.path.rpartition("/")[0] for file in files} | {""}):
+        try:
+            sink.make_folder(folder)
+        except StoreForbids as error:
+            left = [file for file in files if file.path.startswith(f"{folder}/")]
+            ignored += [Ignored(printable(file.path), str(error)) for file in left]
+            files = [file for file in files if file not in left]
     allowance = _Allowance(bounds.bytes)
 
     def copy(file: Found) -> Copied | Ignored:
         try:
             meant = file if programs else replace(file, executable=False)
-            return _copy(source.below(file.path), sink, target / file.path, allowance, meant, pace)
+            return _copied(source.below(file.path), sink, file.path, allowance, meant, pace)
         except (NotPlain, FileNotFoundError):
             return Ignored(printable(file.path), "changed while it was copied")
         except PermissionError:
             return Ignored(printable(file.path), "cannot be read")
+        except StoreForbids as error:
+            return Ignored(printable(file.path), str(error))
 
     copied: list[Copied] = []
     for done in _each(copy, files, pace.at_once):
@@ -130,24 +208,105 @@ def copy_file(
         NotPlain: it is no plain file.
         TooMuch: it holds more than `limit` bytes.
     """
-    return _copy(source, sink, target, _Allowance(limit), file, pace)
+    place = HostSink(sink, target.parent)
+    return _copied(source, place, target.name, _Allowance(limit), file, pace)
+
+
+def carry_file(source: Spot, sink: Sink, name: str, limit: int, pace: Pace = Pace()) -> Copied:
+    """Copy a plain file, of which the size is not known, to a new one of this name.
+
+    Raises:
+        NotPlain, TooMuch: as `copy_file`.
+    """
+    return _copied(source, sink, name, _Allowance(limit), plain(name), pace)
+
+
+def _copied(
+    source: Spot, sink: Sink, name: str, allowance: _Allowance, file: Found, pace: Pace
+) -> Copied:
+    """Copy, again from the beginning where the sink breaks off."""
+    failures = 0
+    before: _Done | None = None
+    while True:
+        done = _Done()
+        try:
+            return _copy(source, sink, name, allowance, file, pace, done)
+        except FileExistsError:
+            # Of the try before, whose answer was lost; nobody else writes here.
+            if before and sink.size_of(name) == before.size_bytes:
+                return Copied(file.path, before.size_bytes, before.sha256)
+            raise
+        except StoreUnavailable as error:
+            failures += 1
+            if not sink.may_break_off or failures >= pace.attempts:
+                raise
+            allowance.give(done.size_bytes)
+            pace.pause(failures, error)
+            before = done
+
+
+class _Done:
+    """How much of a file has been read. From its second piece on, each is hashed by a thread of
+    its own while it is written and the next one comes: hashing takes longer than either.
+    """
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._whole = hashlib.sha256()
+        self._beside: ThreadPoolExecutor | None = None
+        self._hashing: Future[None] | None = None
+
+    @property
+    def sha256(self) -> str:
+        return self._whole.hexdigest()
+
+    def add(self, data: bytes) -> None:
+        if not self.size_bytes:
+            self._whole.update(data)
+        else:
+            # One at a time, and in order; no more than two pieces are held.
+            self._wait()
+            self._beside = self._beside or ThreadPoolExecutor(1, thread_name_prefix="hash")
+            self._hashing = self._beside.submit(self._whole.update, data)
+        self.size_bytes += len(data)
+
+    @contextmanager
+    def hashing(self) -> Iterator[None]:
+        """While the block lasts there may be a thread."""
+        try:
+            yield
+            self._wait()
+        finally:
+            if self._beside:
+                self._beside.shutdown()
+
+    def _wait(self) -> None:
+        if self._hashing:
+            self._hashing.result()
+            self._hashing = None
 
 
 def _copy(
-    source: Spot, sink: Files, target: Path, allowance: _Allowance, file: Found, pace: Pace
+    source: Spot,
+    sink: Sink,
+    name: str,
+    allowance: _Allowance,
+    file: Found,
+    pace: Pace,
+    done: _Done,
 ) -> Copied:
-    whole = hashlib.sha256()
-    size = 0
-    with closing(_chunks(source, file.version, pace)) as chunks:
+    with closing(_chunks(source, file.version, pace)) as chunks, done.hashing():
         # Nothing is made for what cannot be read.
         first = next(chunks, b"")
-        with sink.create(target, mode=0o750 if file.executable else 0o640) as out:
+        pace.watch.moved(0)
+        with sink.create(name, executable=file.executable, size=file.size_bytes) as out:
             for data in chain((first,), chunks):
                 allowance.take(len(data), file.path)
-                size += len(data)
-                whole.update(data)
+                done.add(data)
+                pace.watch.moved(len(data))
                 out.write(data)
-    return Copied(file.path, size, whole.hexdigest())
+    pace.watch.moved(0, files=1)
+    return Copied(file.path, done.size_bytes, done.sha256)
 
 
 def _chunks(source: Spot, version: str | None, pace: Pace) -> Generator[bytes, None, None]:
@@ -167,5 +326,4 @@ def _chunks(source: Spot, version: str | None, pace: Pace) -> Generator[bytes, N
             failures += 1
             if failures >= pace.attempts or (offset and not version):
                 raise
-            pause = error.retry_after_seconds or 0.5 * 2**failures
-            pace.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
+            pace.pause(failures, error)

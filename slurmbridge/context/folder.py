@@ -1,39 +1,50 @@
 """Compute Contexts: a folder for each Process, on whatever host its cluster's files are."""
 
 import errno
-import hashlib
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from slurmbridge.context.copying import Pace, Reading, copy_file, copy_tree
+from slurmbridge.context.archives import unpack
+from slurmbridge.context.commits import Mirrors
+from slurmbridge.context.copying import (
+    IN_FOLDERS,
+    NOBODY,
+    Pace,
+    Reading,
+    Watching,
+    copy_file,
+    copy_tree,
+)
+from slurmbridge.context.digests import tree_sha256
 from slurmbridge.context.tree import (
     Below,
     Bounds,
     Copied,
     Found,
-    Ignored,
     Spot,
     TooMuch,
     plain,
     version_of,
 )
 from slurmbridge.errors import InvalidProcess, StagingFailed, StoreForbids
-from slurmbridge.model import Input, ProcessSpec
 from slurmbridge.shell import Entry, Files, Kind, LocalFiles, NotPlain
+from slurmbridge.spec import ARCHIVES, Code, Input, ProcessSpec
 
 LOG_FILES = {"stdout": "stdout.txt", "stderr": "stderr.txt", "job": "job.log"}
 TRACE = "trace.zst"
+_OWNER = ".bridge"
 _HERE = LocalFiles()
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
-_NOWHERE: Mapping[str, Reading] = MappingProxyType({})
 _SMALL = 64 * 1024
 # 256 variables with the longest names, and what the probe of a hostile image would print.
 _FACTS = 1024 * 1024
+# A list of requirements, and a byte more than is taken.
+_BESIDE = 256 * 1024 + 1
 GROWTH_BYTES = 1024 * 1024
 
 
@@ -52,6 +63,8 @@ class Left:
     stopped: str | None = None
     # The trace reached its limit, and what came after is not in it.
     trace_cut: bool = False
+    # At the end no more could be written to /output.
+    output_full: bool = False
 
     @property
     def node(self) -> str | None:
@@ -60,26 +73,26 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """What was carried out of a context."""
-
-    files: tuple[Copied, ...]
-    ignored: tuple[Ignored, ...]
-    # Why nothing of output/ was carried, when it was too much.
-    too_much: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Where inputs come from."""
+class Origins:
+    """Where code and inputs come from: stores that are folders of this host, those that are not,
+    and mirrors of repositories.
+    """
 
     folders: Mapping[str, Path]
-    remote: Mapping[str, Reading]
+    remote: Mapping[str, Reading] = field(default_factory=dict)
+    mirrors: Mirrors | None = None
+    watch: Watching = NOBODY
+
+    @property
+    def pace(self) -> Pace:
+        """How files of this host are copied."""
+        return Pace(IN_FOLDERS, watch=self.watch)
 
     def find(self, store: str) -> Reading:
         """A store. Raises StagingFailed: it is not there, which may pass."""
         if store in self.remote:
             place = self.remote[store]
+            place = replace(place, pace=replace(place.pace, watch=self.watch))
             try:
                 place.tree.look("")
             except FileNotFoundError:
@@ -87,7 +100,7 @@ class _Places:
             return place
         if store not in self.folders or not self.folders[store].is_dir():
             raise StagingFailed(f"the folder of the store {store} is missing")
-        return Reading(Below(_HERE, self.folders[store]))
+        return Reading(Below(_HERE, self.folders[store]), self.pace)
 
 
 class ContextTaken(Exception):
@@ -113,6 +126,20 @@ class Contexts:
         """The context of a Process, be it there or not."""
         return ContextFolder(self, process_id)
 
+    def owner(self, mark: str) -> str:
+        """Who was the first to mark the folder as his own; with `mark`, if nobody was.
+
+        Raises:
+            StagingFailed
+        """
+        path = self.root / _OWNER
+        try:
+            with suppress(FileExistsError), self.files.create(path, mode=0o640) as file:
+                file.write(mark.encode())
+            return self.files.read(path, limit=_SMALL).decode(errors="replace").strip()
+        except (OSError, NotPlain) as error:
+            raise StagingFailed(f"{path} cannot be used: {error}") from error
+
     def names(self) -> list[str]:
         """Which contexts there are.
 
@@ -134,9 +161,6 @@ class ContextFolder:
         self._spool = contexts.spool
         self._id = process_id
         self.path = contexts.root / process_id
-
-    def _spot(self, name: str) -> Spot:
-        return Spot(Below(self._files, self.path), name)
 
     def make(self, command: bytes, environment: bytes, expected_facts: bytes) -> None:
         """Begin anew: what an earlier, unfinished preparation left is removed.
@@ -162,26 +186,20 @@ class ContextFolder:
         except OSError as error:
             raise StagingFailed(f"the context cannot be made: {error.strerror}") from error
 
-    def stage(
-        self,
-        spec: ProcessSpec,
-        stores: Mapping[str, Path],
-        bounds: Bounds,
-        remote: Mapping[str, Reading] = _NOWHERE,
-    ) -> list[Copied]:
-        """Copy code and inputs in; what was copied is named by its path in the context. `remote`
-        are the stores that are no folders of this host.
+    def stage(self, spec: ProcessSpec, origins: Origins, bounds: Bounds) -> list[Copied]:
+        """Copy code and inputs in; what was copied is named by its path in the context.
 
         Raises:
             InvalidProcess: something is not there, is no plain file or folder, or is too large.
             StagingFailed: it could not be read or written.
         """
-        places = _Places(stores, remote)
         copied: list[Copied] = []
-        if spec.code:
-            copied += self._stage_one(spec.code.source, "code", places, bounds)
+        if spec.code and spec.code.is_packed:
+            copied += self._stage_packed(spec.code, origins, bounds)
+        elif spec.code:
+            copied += self._stage_one(spec.code, "code", origins, bounds)
         for entry in spec.inputs:
-            copied += self._stage_input(entry, places, _less(bounds, copied))
+            copied += self._stage_input(entry, origins, _less(bounds, copied))
         return copied
 
     def _make_folder(self, name: str) -> None:
@@ -190,30 +208,100 @@ class ContextFolder:
         except OSError as error:
             raise StagingFailed(f"/{name} cannot be made: {error.strerror}") from error
 
-    def _stage_input(self, entry: Input, places: "_Places", bounds: Bounds) -> list[Copied]:
+    def _stage_input(self, entry: Input, origins: Origins, bounds: Bounds) -> list[Copied]:
         target = f"input/{entry.name}"
         self._make_folder(target.rpartition("/")[0])
-        return self._stage_one(entry.source, target, places, bounds)
+        return self._stage_one(entry, target, origins, bounds)
 
     def _stage_one(
-        self, source: str, target: str, places: "_Places", bounds: Bounds
+        self, asked: Code | Input, target: str, origins: Origins, bounds: Bounds
     ) -> list[Copied]:
-        store, _, path = source.partition(":")
-        place = places.find(store)
+        copied, found = self._copied(asked.source, target, origins, bounds)
+        _must_be_declared(asked, found)
+        return copied
+
+    def beside(self, code: Code, name: str, origins: Origins, bounds: Bounds) -> bytes | None:
+        """A small file of packed code, before anything is staged; None when there is none.
+
+        Raises:
+            InvalidProcess, StagingFailed: as `stage`.
+        """
+        with self._unpacked(code, origins, bounds) as source:
+            spot = source.below(name)
+            try:
+                if spot.look().kind is not Kind.FILE:
+                    return None
+            except FileNotFoundError:
+                return None
+            with spot.tree.open(spot.path) as file:
+                return file.read(_BESIDE)
+
+    def _stage_packed(self, code: Code, origins: Origins, bounds: Bounds) -> list[Copied]:
+        with self._unpacked(code, origins, bounds) as source:
+            copied = self._stage_folder(source, "code", bounds, origins.pace)
+        if code.commit:
+            _must_be_declared(code, below_sha256(copied, "code"))
+        return copied
+
+    @contextmanager
+    def _unpacked(self, code: Code, origins: Origins, bounds: Bounds) -> Generator[Spot]:
+        """On this host, and then staged as any folder: what it holds is checked twice."""
+        room = self._room
+        with _staging(code.source):
+            shutil.rmtree(room, ignore_errors=True)
+            room.mkdir(mode=0o700, parents=True)
+            try:
+                if code.commit:
+                    assert origins.mirrors is not None, "checked when the Process was accepted"
+                    packed = origins.mirrors.pack(code.source, code.commit, code.path, room, bounds)
+                    folder = ""
+                else:
+                    packed = self._fetch_archive(code, origins, room, bounds)
+                    folder = code.path or ""
+                unpack(packed, packed.name, room / "all", bounds)
+                source = Spot(Below(_HERE, room / "all"), folder)
+                if not _is_folder(source):
+                    raise NotPlain(f"it holds no folder {folder}")
+                yield source
+            finally:
+                shutil.rmtree(room, ignore_errors=True)
+
+    def _fetch_archive(self, code: Code, origins: Origins, room: Path, bounds: Bounds) -> Path:
+        store, _, path = code.source.partition(":")
+        place = origins.find(store)
         spot = Spot(place.tree, path)
-        try:
+        seen = spot.look()
+        if seen.kind is not Kind.FILE:
+            raise NotPlain("it is not a file")
+        if seen.size_bytes > bounds.bytes:
+            raise TooMuch(f"{seen.size_bytes} bytes, {bounds.bytes} are allowed")
+        found = Found(path, seen.size_bytes, False, version_of(seen))
+        target = room / f"packed{next(end for end in ARCHIVES if path.endswith(end))}"
+        packed = copy_file(spot, _HERE, target, bounds.bytes, found, place.pace)
+        _must_be_declared(code, packed.sha256)
+        return target
+
+    @property
+    def _room(self) -> Path:
+        """A folder of this host, for what has to be looked at before it is staged."""
+        if self._spool is not None:
+            return self._spool / f"{self._id}.room"
+        return self.path / "room"
+
+    def _copied(
+        self, source: str, target: str, origins: Origins, bounds: Bounds
+    ) -> tuple[list[Copied], str]:
+        """What was copied, and the digest of it all."""
+        store, _, path = source.partition(":")
+        place = origins.find(store)
+        spot = Spot(place.tree, path)
+        with _staging(source):
             found = spot.look()
             if found.kind is Kind.FOLDER:
-                return self._stage_folder(spot, target, bounds, place.pace)
-            return [self._stage_file(spot, found, target, bounds, place.pace)]
-        except FileNotFoundError:
-            raise InvalidProcess(f"{source} does not exist") from None
-        except (NotPlain, TooMuch, StoreForbids) as error:
-            raise InvalidProcess(f"{source} cannot be staged: {error}") from None
-        except PermissionError:
-            raise InvalidProcess(f"{source} cannot be read by the bridge") from None
-        except OSError as error:
-            raise StagingFailed(f"{source} could not be staged: {error.strerror}") from error
+                copied = self._stage_folder(spot, target, bounds, place.pace)
+                return copied, below_sha256(copied, target)
+            file = self._stage_file(spot, found, target, bounds, place.pace)
+            return [file], file.sha256
 
     def _stage_folder(self, spot: Spot, target: str, bounds: Bounds, pace: Pace) -> list[Copied]:
         into, programs = self.path / target, target == "code"
@@ -232,6 +320,7 @@ class ContextFolder:
             target = f"code/{spot.path.rpartition('/')[2]}"
             executable = found.executable
         file = Found(target, found.size_bytes, executable, version_of(found))
+        pace.watch.expect(1, found.size_bytes)
         return copy_file(spot, self._files, self.path / target, bounds.bytes, file, pace)
 
     def left(self) -> Left:
@@ -249,6 +338,7 @@ class ContextFolder:
             facts=self._read("facts", _FACTS),
             stopped=self._read("stopped"),
             trace_cut=self._read("trace.cut") is not None,
+            output_full=self._read("output.full") is not None,
         )
 
     def exists(self) -> bool:
@@ -303,7 +393,7 @@ class ContextFolder:
             return path
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            copy_file(self._spot(TRACE), _HERE, partial, limit, plain(TRACE))
+            copy_file(self.spot(TRACE), _HERE, partial, limit, plain(TRACE))
             partial.rename(path)
         except FileNotFoundError:
             return None
@@ -313,83 +403,19 @@ class ContextFolder:
             partial.unlink(missing_ok=True)
         return path
 
-    def carry_out(
-        self,
-        target: Path,
-        bounds: Bounds,
-        may_go_on: Callable[[], bool],
-        made: Mapping[str, bytes] = _NOTHING,
-    ) -> Carried:
-        """Copy outputs, logs and trace to the new folder `target`, which appears whole or not.
+    def spot(self, name: str) -> Spot:
+        """A file or folder of it, for copying."""
+        return Spot(Below(self._files, self.path), name)
 
-        `made` are files that the bridge adds, by their names.
+    def size_of(self, name: str) -> int:
+        """How large a file of it is. Raises FileNotFoundError."""
+        return self._files.look(self.path / name).size_bytes
 
-        The program can write to output/ alone, and may have left anything there: only plain files
-        with one name are taken. Logs and trace are carried even when the outputs are too much.
-
-        `may_go_on` is asked just before: whether nobody else carries the same.
-
-        Raises:
-            StagingFailed
-        """
-        if not self.exists():
-            raise StagingFailed("the context is missing")
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        try:
-            partial.mkdir(mode=0o750, parents=True)
-            output = self._carry_output(partial, bounds)
-            files = list(output.files)
-            ignored = list(output.ignored)
-            for name in (*LOG_FILES.values(), TRACE):
-                self._carry_file(name, partial, files, ignored)
-            files += [_write(partial / name, content) for name, content in made.items()]
-            if not may_go_on():
-                raise StagingFailed("another Runner carries the outputs")
-            if target.exists():
-                # Of an earlier attempt that ended before it was recorded; the context is whole.
-                earlier = target.with_name(f"{partial.name}.earlier")
-                target.rename(earlier)
-                partial.rename(target)
-                shutil.rmtree(earlier)
-            else:
-                partial.rename(target)
-        except OSError as error:
-            raise StagingFailed(f"outputs could not be carried: {error.strerror}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return Carried(tuple(files), tuple(ignored), output.too_much)
-
-    def _carry_output(self, partial: Path, bounds: Bounds) -> Carried:
-        try:
-            with suppress(FileNotFoundError):
-                # The program may have shut its own door.
-                if self._files.look(self.path / "output").kind is Kind.FOLDER:
-                    self._files.set_mode(self.path / "output", 0o700)
-            spot = self._spot("output")
-            copied, ignored = copy_tree(spot, _HERE, partial / "output", bounds)
-        except FileNotFoundError:
-            return Carried((), ())
-        except (NotPlain, NotADirectoryError):
-            return Carried((), (Ignored("output", "it is no folder"),))
-        except TooMuch as error:
-            shutil.rmtree(partial / "output", ignore_errors=True)
-            return Carried((), (), str(error))
-        named = (Copied(f"output/{c.path}", c.size_bytes, c.sha256) for c in copied)
-        return Carried(tuple(named), tuple(ignored))
-
-    def _carry_file(
-        self, name: str, partial: Path, files: list[Copied], ignored: list[Ignored]
-    ) -> None:
-        try:
-            # slurmstepd may still be adding its last words.
-            limit = self._files.look(self.path / name).size_bytes + GROWTH_BYTES
-            files.append(copy_file(self._spot(name), _HERE, partial / name, limit, plain(name)))
-        except FileNotFoundError:
-            pass
-        except TooMuch as error:
-            raise StagingFailed(f"{name} is still being written: {error}") from error
-        except (NotPlain, PermissionError):
-            ignored.append(Ignored(name, "cannot be read"))
+    def open_output(self) -> None:
+        """Let the bridge into what the program has left, which may have shut its own door."""
+        with suppress(FileNotFoundError):
+            if self._files.look(self.path / "output").kind is Kind.FOLDER:
+                self._files.set_mode(self.path / "output", 0o700)
 
     def remove(self) -> None:
         """Destroy the context, whatever the program has made in it.
@@ -400,17 +426,49 @@ class ContextFolder:
         try:
             if self._spool is not None:
                 (self._spool / f"{self._id}.zst").unlink(missing_ok=True)
+                shutil.rmtree(self._room, ignore_errors=True)
             with suppress(FileNotFoundError):
                 self._files.remove_tree(self.path)
         except OSError as error:
             raise StagingFailed(f"the context cannot be removed: {error.strerror}") from error
 
 
-def _write(path: Path, content: bytes) -> Copied:
-    path.write_bytes(content)
-    path.chmod(0o640)
-    return Copied(path.name, len(content), hashlib.sha256(content).hexdigest())
+@contextmanager
+def _staging(source: str) -> Generator[None]:
+    """Say what went wrong with a source, and whether it may pass."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InvalidProcess(f"{source} does not exist") from None
+    except (NotPlain, TooMuch, StoreForbids) as error:
+        raise InvalidProcess(f"{source} cannot be staged: {error}") from None
+    except PermissionError:
+        raise InvalidProcess(f"{source} cannot be read by the bridge") from None
+    except OSError as error:
+        raise StagingFailed(f"{source} could not be staged: {error.strerror}") from error
+
+
+def _is_folder(spot: Spot) -> bool:
+    try:
+        return spot.look().kind is Kind.FOLDER
+    except FileNotFoundError:
+        return False
+
+
+def _must_be_declared(asked: Code | Input, found: str) -> None:
+    if asked.sha256 not in {None, found}:
+        raise InvalidProcess(
+            f"{asked.source} is not what was declared: its SHA-256 is {found}, and "
+            f"{asked.sha256} was declared"
+        )
 
 
 def _less(bounds: Bounds, copied: Sequence[Copied]) -> Bounds:
     return Bounds(bounds.bytes - sum(entry.size_bytes for entry in copied), bounds.files)
+
+
+def below_sha256(copied: Sequence[Copied], folder: str) -> str:
+    """The digest of a folder, of what was copied into it."""
+    prefix = f"{folder}/"
+    inside = [file for file in copied if file.path.startswith(prefix)]
+    return tree_sha256((file.path.removeprefix(prefix), file.sha256) for file in inside)

@@ -140,7 +140,8 @@ class Found:
     """A plain file that was seen below a folder."""
 
     path: str
-    size_bytes: int
+    # None: not known.
+    size_bytes: int | None
     executable: bool
     # None: its tree knows no versions.
     version: str | None
@@ -148,7 +149,7 @@ class Found:
 
 def plain(name: str) -> Found:
     """A file that is known by its name alone."""
-    return Found(name, 0, False, None)
+    return Found(name, None, False, None)
 
 
 class _Survey:

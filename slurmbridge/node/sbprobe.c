@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -24,6 +25,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -247,6 +249,11 @@ static void unescape(char *text) {
     *to = 0;
 }
 
+static void tell_size(const char *name, const struct statvfs *system) {
+    printf("size %s %llu\n", name,
+           (unsigned long long)system->f_blocks * (unsigned long long)system->f_frsize);
+}
+
 static void tell_mounts(void) {
     char target[4096];
     FILE *file = open_for("/proc/self", "mountinfo");
@@ -264,11 +271,16 @@ static void tell_mounts(void) {
     if (file)
         fclose(file);
     static const char *const sized[] = {"/tmp", "/dev/shm"};
-    for (size_t i = 0; i < 2; i++) {
-        struct statvfs system;
+    struct statvfs system;
+    for (size_t i = 0; i < 2; i++)
         if (statvfs(sized[i], &system) == 0)
-            printf("size %s %llu\n", sized[i],
-                   (unsigned long long)system.f_blocks * (unsigned long long)system.f_frsize);
+            tell_size(sized[i], &system);
+    /* Where it does not lie in memory, it has no size of its own. */
+    struct statfs kind;
+    if (statfs("/output", &kind) == 0 && kind.f_type == TMPFS_MAGIC &&
+        statvfs("/output", &system) == 0) {
+        tell_size("/output", &system);
+        printf("inodes /output %llu\n", (unsigned long long)system.f_files);
     }
 }
 

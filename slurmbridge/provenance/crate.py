@@ -14,8 +14,9 @@ from rocrate.model.data_entity import DataEntity
 from rocrate.rocrate import ROCrate
 
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Attestation, Image, Input
+from slurmbridge.model import Attestation, Image
 from slurmbridge.provenance.facts import HashedFile, Provenance, of_the_run, records
+from slurmbridge.spec import Input
 
 # The base of the profile. RO-Crate 1.2 would be refused by who asks for that.
 CRATE_VERSION = "1.1"

@@ -2,8 +2,10 @@
 
 from slurmbridge.requirements.key import FORMAT, key
 from slurmbridge.requirements.outcome import (
+    FILES,
+    IMAGE_FILE,
+    MADE,
     Installed,
-    Locked,
     NotInstalled,
     read_outcome,
 )
@@ -13,20 +15,25 @@ from slurmbridge.requirements.step import (
     Step,
     StepLimits,
     Wheelhouse,
+    job_name,
 )
-from slurmbridge.requirements.text import Requirements, read_requirements
+from slurmbridge.requirements.text import BYTES_LIMIT, Requirements, read_requirements
 
 __all__ = [
+    "BYTES_LIMIT",
+    "FILES",
     "FORMAT",
+    "IMAGE_FILE",
+    "MADE",
     "Fault",
     "Index",
     "Installed",
-    "Locked",
     "NotInstalled",
     "Requirements",
     "Step",
     "StepLimits",
     "Wheelhouse",
+    "job_name",
     "key",
     "read_outcome",
     "read_requirements",

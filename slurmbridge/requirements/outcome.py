@@ -8,6 +8,7 @@ from typing import Literal
 from packaging.utils import canonicalize_name
 from pydantic import Field, ValidationError
 
+from slurmbridge.model import Locked
 from slurmbridge.requirements.said import Fault, is_unanswered, last_errors, why
 from slurmbridge.values import Value
 
@@ -26,17 +27,6 @@ IMAGE_FILE = "requirements.sqsh"
 _PACKED = re.compile(r"([0-9a-f]{64}) ([0-9]{1,18})")
 _TOLD = 500
 _UNREADABLE = "the record of the installation cannot be read"
-
-
-class Locked(Value):
-    """One package as it was installed."""
-
-    name: str
-    version: str
-    # Of the file that was installed; the algorithm, and the digest in hex.
-    hashes: dict[str, str]
-    # Whether a line asks for it; else another package needs it.
-    requested: bool
 
 
 class Installed(Value):

@@ -103,6 +103,13 @@ def _no_room(said: str) -> Reason | None:
     return None
 
 
+def _no_container(said: str) -> Reason | None:
+    # Apptainer's own last word, before pip has said any: a wheelhouse that the node does not see.
+    if found := re.match(r"\s*FATAL:\s+(.*)", said):
+        return Fault.SITE, f"the container of the installation did not start: {found[1]}"
+    return None
+
+
 def _no_pip(said: str) -> Reason | None:
     if re.search(r"No module named '?pip'?$", said, re.M):
         return Fault.NO_PIP, "the image has no pip, so that no requirements can be installed for it"
@@ -209,5 +216,6 @@ def _unbuilt(said: str) -> Reason | None:
 
 
 _JUDGES: tuple[Callable[[str], Reason | None], ...] = (
-    _no_room, _no_pip, _wrong_hash, _no_hash, _conflict, _not_found, _cut_off, _unbuilt,
+    _no_container, _no_room, _no_pip, _wrong_hash, _no_hash, _conflict, _not_found, _cut_off,
+    _unbuilt,
 )  # fmt: skip

@@ -72,6 +72,11 @@ class StepLimits:
     cpus: int = 2
 
 
+def job_name(key: str, attempt: int) -> str:
+    """The name of an attempt's job, by which it is found again after a crash."""
+    return f"sb-requirements-{key}-{attempt}"
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One installation. `folder` is its own and is named by the key; attempts begin at 1."""
@@ -90,8 +95,8 @@ class Step:
 
     @property
     def job_name(self) -> str:
-        """By which the job is found again after a crash."""
-        return f"sb-requirements-{self.key}-{self.attempt}"
+        """See `job_name`."""
+        return job_name(self.key, self.attempt)
 
     def context(self, template_digest: str) -> RequirementsContext:
         """The values of the template."""

@@ -18,6 +18,8 @@ from slurmbridge.shell.sftp_session import SftpSession
 from slurmbridge.shell.sftp_wire import Ask
 
 _BUFFER = 1024 * 1024
+# For commands and short calls, while files are read and written.
+_FREE_CHANNELS = 2
 
 
 class SftpFiles:
@@ -29,7 +31,8 @@ class SftpFiles:
 
     `answer_seconds` is how long the host may take for each answer; a long transfer has many.
     `spare_sessions` are kept for the next call, each of which takes a channel until somebody
-    needs it.
+    needs it. What is opened and created may take long: so many files are read at a time, and so
+    many written, that channels stay free for all else; the others wait for their turn.
     """
 
     def __init__(
@@ -40,6 +43,10 @@ class SftpFiles:
         self._spare_sessions = spare_sessions
         self._lock = threading.Lock()
         self._spare: list[SftpSession] = []
+        # One for each direction, so that who copies within the host does not wait for himself.
+        at_once = max(1, (connection.target.channels - _FREE_CHANNELS) // 2)
+        self._reading = threading.BoundedSemaphore(at_once)
+        self._writing = threading.BoundedSemaphore(at_once)
         connection.share(self._give_spare)
 
     def make_folder(self, path: Path, *, mode: int, parents: bool = False) -> None:
@@ -105,7 +112,7 @@ class SftpFiles:
         parts = PurePosixPath(path).parts
         if ".." in parts or path.startswith("/"):
             raise NotPlain(f"{path} leads out of its folder")
-        with self._session() as session:
+        with self._reading, self._session() as session:
             calls.must_be_plain(session, root, parts)
             with (
                 calls.opened(session, root.joinpath(*parts)) as reader,
@@ -117,7 +124,11 @@ class SftpFiles:
     @contextmanager
     def create(self, path: Path, *, mode: int) -> Iterator[BinaryIO]:
         """See Files."""
-        with self._session() as session, calls.created(session, path, mode) as file:
+        with (
+            self._writing,
+            self._session() as session,
+            calls.created(session, path, mode) as file,
+        ):
             yield file
 
     def rename(self, old: Path, new: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, insert, or_, select
 
 from slurmbridge.errors import IllegalTransition
 from slurmbridge.lifecycle import Phase, ProcessState, is_legal
-from slurmbridge.model import ProcessSpec
+from slurmbridge.spec import ProcessSpec
 from slurmbridge.store.tables import ProcessEventRow, ProcessRow, RunnerRow
 
 PROCESS = ProcessRow.__table__  # type: ignore[attr-defined]
@@ -40,6 +41,9 @@ class Claimed:
     script_sha256: str | None = None
     # What its container had to be; None before it was intended.
     sealing: Mapping[str, Any] | None = None
+    # Of outputs that were reviewed: where they wait, and what must lie there.
+    review_location: str | None = None
+    manifest_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,16 @@ def again(claimed: Claimed, change: Change) -> Change:
     """`change` without its event, when it only says once more what the last one said."""
     same = claimed.reason == change.values.get("reason") and claimed.state is change.after
     return replace(change, detail="") if same else change
+
+
+class Wanted(StrEnum):
+    """Whether a Runner shall go on with what it does for a Process."""
+
+    YES = "yes"
+    # Somebody has asked for its end.
+    NO = "no"
+    # The Runner does not hold it any more.
+    ELSEWHERE = "elsewhere"
 
 
 class Moved(Exception):

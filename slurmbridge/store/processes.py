@@ -1,7 +1,7 @@
 """Processes and their events, as rows."""
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,25 +15,39 @@ from slurmbridge.errors import (
     IllegalTransition,
     UnknownProcess,
 )
-from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState
+from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, ReviewState
 from slurmbridge.model import (
     Attestation,
     Event,
+    InstalledRequirements,
     OutputFile,
     Process,
-    ProcessSpec,
+    Progress,
+    Review,
     StagedFile,
     TraceSummary,
     job_name,
 )
+from slurmbridge.spec import ProcessSpec
 from slurmbridge.store import claims, moves
 from slurmbridge.store.claims import UNLIMITED, Limits
 from slurmbridge.store.database import Database
-from slurmbridge.store.moves import EVENT, PROCESS, Change, Claimed, Open, add_events
+from slurmbridge.store.moves import EVENT, PROCESS, Change, Claimed, Open, Wanted, add_events
 
 DEFAULT_CLUSTER = "default"
-_LONG = {"outputs", "outputs_ignored", "inputs"}
-_SHOWN = [column for name, column in PROCESS.columns.items() if name in Process.model_fields]
+# What can be long, and what a page has in its place.
+_LONG: Mapping[str, Any] = {
+    "outputs": [],
+    "outputs_ignored": [],
+    "inputs": [],
+    "requirements": None,
+}
+_OF_REVIEW = ("review_by", "review_at", "review_reason", "review_location")
+_SHOWN = [
+    column
+    for name, column in PROCESS.columns.items()
+    if name in Process.model_fields or name in _OF_REVIEW
+]
 
 
 def packed(report: bytes) -> bytes:
@@ -125,9 +139,10 @@ class ProcessStore:
         before: str | None = None,
         states: Sequence[ProcessState] = (),
         label: tuple[str, str] | None = None,
+        review: ReviewState | None = None,
     ) -> list[Process]:
-        """Processes, newest first; those older than the id `before`. Without their lists of files,
-        which can be long.
+        """Processes, newest first; those older than the id `before`. Without their lists of files
+        and packages, which can be long.
         """
         columns = [column for column in _SHOWN if column.name not in _LONG]
         query = select(*columns).order_by(PROCESS.c.id.desc()).limit(limit)
@@ -135,12 +150,14 @@ class ProcessStore:
             query = query.where(PROCESS.c.id < before)
         if states:
             query = query.where(PROCESS.c.state.in_(states))
+        if review:
+            query = query.where(PROCESS.c.review == review)
         if label:
             key, value = label
             query = query.where(PROCESS.c.spec["labels"][key].as_string() == value)
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
-        return [_process({**row, **{name: [] for name in _LONG}}) for row in rows]
+        return [_process({**row, **_LONG}) for row in rows]
 
     def script(self, process_id: str) -> str | None:
         """The script that was submitted, if it has been rendered."""
@@ -290,11 +307,11 @@ class ProcessStore:
             with suppress(DatabaseUnavailable):
                 self._let_go(PROCESS.c.id.in_(ids) & (PROCESS.c.claimed_by == runner))
 
-    def let_go_all(self, *, runner: str) -> None:
-        """A Runner that works on nothing holds nothing: what it did not know that it had got, and
+    def let_go_all(self, *, runner: str, but: Collection[str] = ()) -> None:
+        """A Runner holds nothing `but` what it works on: what it did not know that it had got, and
         what it could not let go of, is free.
         """
-        held = PROCESS.c.claimed_by == runner
+        held = (PROCESS.c.claimed_by == runner) & PROCESS.c.id.not_in(but)
         with self._database.read() as connection:
             found = connection.execute(select(PROCESS.c.id).where(held).limit(1)).one_or_none()
         if found is not None:
@@ -309,6 +326,16 @@ class ProcessStore:
         query = select(PROCESS.c.id).where(PROCESS.c.id == process_id, moves.is_held_by(runner))
         with self._database.read() as connection:
             return connection.execute(query).one_or_none() is not None
+
+    def report(self, process_id: str, progress: Progress, *, runner: str) -> Wanted:
+        """Note how far files have been moved, and say whether that is still wanted."""
+        this = (PROCESS.c.id == process_id) & moves.is_held_by(runner)
+        query = update(PROCESS).where(this).values(progress=progress.model_dump(mode="json"))
+        with self._database.write() as connection:
+            found = connection.execute(query.returning(PROCESS.c.cancel_requested)).one_or_none()
+        if found is None:
+            return Wanted.ELSEWHERE
+        return Wanted.NO if found[0] else Wanted.YES
 
     def apply(
         self,
@@ -366,13 +393,6 @@ class ProcessStore:
         with self._database.read() as connection:
             return [Open(**row) for row in connection.execute(query).mappings()]
 
-    def ended(self, process_ids: Sequence[str]) -> list[str]:
-        """Those among these ids for which nothing is left to be done."""
-        query = select(PROCESS.c.id).where(PROCESS.c.phase == Phase.DONE)
-        query = query.where(PROCESS.c.id.in_(process_ids))
-        with self._database.read() as connection:
-            return [row[0] for row in connection.execute(query)]
-
 
 _CLAIMED_FIELDS = tuple(Claimed.__dataclass_fields__)
 _OPEN_FIELDS = tuple(Open.__dataclass_fields__)
@@ -402,6 +422,13 @@ def _process(row: Mapping[Any, Any]) -> Process:
     values["outputs"] = tuple(OutputFile(**entry) for entry in row["outputs"])
     values["outputs_ignored"] = tuple(row["outputs_ignored"])
     values["inputs"] = tuple(StagedFile(**entry) for entry in row["inputs"])
+    if row["requirements"] is not None:
+        found = InstalledRequirements.model_validate(row["requirements"], strict=False)
+        values["requirements"] = found
+    decided = {name: values.pop(name) for name in _OF_REVIEW}
+    if row["review"] is not None:
+        about = {name.removeprefix("review_"): value for name, value in decided.items()}
+        values["review"] = Review(state=row["review"], **about)
     if row["traced"] is not None:
         values["traced"] = TraceSummary.model_validate(row["traced"], strict=False)
     return Process(**values)

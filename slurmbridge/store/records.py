@@ -109,10 +109,10 @@ class TokenStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, name: str, sha256: str, *, now: datetime) -> None:
+    def add(self, name: str, sha256: str, *, now: datetime, reviews: bool = False) -> None:
         """Record a token; an earlier one of the same name ends."""
         with self._database.write() as connection:
-            row = {"name": name, "sha256": sha256, "created_at": now}
+            row = {"name": name, "sha256": sha256, "created_at": now, "reviews": reviews}
             new = self._database.insert(_TOKEN).values(row)
             connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=row))
 
@@ -128,11 +128,18 @@ class TokenStore:
             name: str | None = connection.execute(query).scalar_one_or_none()
         return name
 
-    def all(self) -> list[tuple[str, datetime]]:
-        """Names and times of creation."""
-        query = select(_TOKEN.c.name, _TOKEN.c.created_at).order_by(_TOKEN.c.name)
+    def may_review(self, name: str) -> bool:
+        """Whether somebody's token is one of those with which outputs are let out."""
+        query = select(_TOKEN.c.reviews).where(_TOKEN.c.name == name)
         with self._database.read() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query)]
+            return bool(connection.execute(query).scalar_one_or_none())
+
+    def all(self) -> list[tuple[str, datetime, bool]]:
+        """Names, times of creation, and who may review."""
+        query = select(_TOKEN.c.name, _TOKEN.c.created_at, _TOKEN.c.reviews)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(_TOKEN.c.name))
+            return [(row[0], row[1], row[2]) for row in rows]
 
 
 class SiteStore:

@@ -9,7 +9,15 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
-from slurmbridge.lifecycle import Phase, ProcessState
+from slurmbridge.lifecycle import Phase, ProcessState, ReviewState
+
+
+class InstallationState(StrEnum):
+    """How far an installation of requirements is."""
+
+    ASKED = "asked"
+    MADE = "made"
+    FAILED = "failed"
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -80,6 +88,7 @@ class ProcessRow(SQLModel, table=True):
     # When Slurm means to start it; and how often it has begun anew.
     expected_start: datetime | None = Field(default=None, sa_type=UtcTime)
     restarts: int = 0
+    progress: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     nodes: str | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -89,13 +98,25 @@ class ProcessRow(SQLModel, table=True):
     script_sha256: str | None = None
     outputs_location: str | None = None
     outputs: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    manifest_sha256: str | None = Field(default=None, max_length=64)
+    # Of outputs that are reviewed: how far that is, by whom and why, and where they wait.
+    review: ReviewState | None = Field(default=None, sa_type=_words(ReviewState))
+    review_by: str | None = None
+    review_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    review_reason: str | None = Field(default=None, sa_type=Text)
+    review_location: str | None = None
+    context_until: datetime | None = Field(default=None, sa_type=UtcTime)
+    context_destroyed_at: datetime | None = Field(default=None, index=True, sa_type=UtcTime)
     outputs_ignored: list[str] = Field(default_factory=list, sa_type=JSON)
     # What its container had to be, as it was submitted; then what it was found to be.
     sealing: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     attestation: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     attested: bool | None = None
-    # What was staged in, with checksums.
+    # What was staged in, with checksums; and one of all that is code.
+    code_sha256: str | None = Field(default=None, max_length=64)
     inputs: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    # What was installed for it: key, image, lock.
+    requirements: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     # Of a traced Process, in short, and the whole report as JSON, compressed by zlib.
     traced: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     trace_report: bytes | None = None
@@ -155,6 +176,8 @@ class TokenRow(SQLModel, table=True):
     sha256: str = Field(primary_key=True, max_length=64)
     name: str = Field(unique=True)
     created_at: datetime = Field(sa_type=UtcTime)
+    # Whether outputs can be let out with it.
+    reviews: bool = False
 
 
 class RunnerRow(SQLModel, table=True):
@@ -227,6 +250,27 @@ class NodeRow(SQLModel, table=True):
     readiness: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     asked_at: datetime | None = Field(default=None, sa_type=UtcTime)
     job_id: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class InstallationRow(SQLModel, table=True):
+    """Requirements that a job installs, or has installed, on a cluster."""
+
+    __tablename__ = "installation"
+
+    cluster: str = Field(primary_key=True)
+    key: str = Field(primary_key=True, max_length=64)
+    # How often it was asked for; by cluster, key and attempt the job is found again.
+    attempt: int
+    state: InstallationState = Field(sa_type=_words(InstallationState))
+    asked_at: datetime = Field(sa_type=UtcTime)
+    job_id: int | None = Field(default=None, sa_type=BigInteger)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    # Why it failed: a word, and a sentence.
+    fault: str | None = None
+    sentence: str | None = Field(default=None, sa_type=Text)
+    sha256: str | None = Field(default=None, max_length=64)
+    size_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    lock: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
 
 
 class SigningKeyRow(SQLModel, table=True):

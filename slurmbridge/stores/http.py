@@ -148,7 +148,7 @@ class Upload:
         return len(data)
 
     def _send(self, piece: memoryview) -> None:
-        if has_news(self._connection):
+        if has_answered(self._connection):
             self.refused = True
             return
         with self._said.told():
@@ -208,11 +208,40 @@ def raise_lost(error: Exception, what: str, timeout_seconds: float) -> NoReturn:
 
 
 def has_news(connection: http.client.HTTPConnection) -> bool:
-    """Whether something has come, or the other side has closed."""
+    """Whether something has come that nobody has asked for, or the other side has closed."""
     if connection.sock is None:
         return True
+    if isinstance(connection.sock, ssl.SSLSocket):
+        return _has_encrypted_news(connection.sock)
+    return _is_readable(connection.sock)
+
+
+def _has_encrypted_news(sock: ssl.SSLSocket) -> bool:
+    """What TLS 1.3 says for itself, such as session tickets, is none, and is taken away here."""
+    seconds = sock.gettimeout()
+    try:
+        sock.setblocking(False)
+        sock.recv(1)
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return False
+    except OSError:
+        return True
+    finally:
+        sock.settimeout(seconds)
+    return True
+
+
+def has_answered(connection: http.client.HTTPConnection) -> bool:
+    """Whether an answer has begun to come while a body is being sent. Where that is encrypted, it
+    cannot be told from what TLS says for itself, and is found when all has been sent.
+    """
+    sock = connection.sock
+    return sock is None or (not isinstance(sock, ssl.SSLSocket) and _is_readable(sock))
+
+
+def _is_readable(sock: socket.socket) -> bool:
     poll = select.poll()
-    poll.register(connection.sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+    poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
     return bool(poll.poll(0))
 
 

@@ -50,12 +50,6 @@ class StoreSection(BaseModel):
     # How many files at a time.
     parallel: Annotated[int, Field(ge=1, le=64)] = 4
 
-    @model_validator(mode="after")
-    def _of_use(self) -> "StoreSection":
-        if not self.read and not self.write:
-            raise ValueError("neither read nor write is set: the store is of no use")
-        return self
-
 
 class FolderSettings(StoreSection):
     """A folder of this host, or of a shared file system."""

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 
-from slurmbridge.model import TraceLevel
 from slurmbridge.rules import Outcome, Place
+from slurmbridge.spec import TraceLevel
 from slurmbridge.trace import words
 from slurmbridge.trace.drawing import timeline
 from slurmbridge.trace.lists import Lists, fill, rest, table

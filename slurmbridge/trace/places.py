@@ -36,8 +36,7 @@ _BELOW = "(?:/.*)?"
 _TABLE: Mapping[Place, str] = {
     Place.INPUT: "/input" + _BELOW,
     Place.CODE: "/code" + _BELOW,
-    # Nothing is there yet.
-    Place.REQUIREMENT: "/deps" + _BELOW,
+    Place.REQUIREMENT: "/requirements" + _BELOW,
     Place.OUTPUT: "/output" + _BELOW,
     Place.TEMPORARY: "/(?:tmp|var/tmp|dev/shm)" + _BELOW,
     Place.SYSTEM: "|".join((_PROC, _DEV, _SYS, _PRINTED)),

@@ -7,8 +7,9 @@ from typing import BinaryIO
 
 import zstandard
 
-from slurmbridge.model import TraceLevel, TraceSummary
+from slurmbridge.model import TraceSummary
 from slurmbridge.rules import Place, TraceRules
+from slurmbridge.spec import TraceLevel
 from slurmbridge.trace.fold import Folding
 from slurmbridge.trace.follow import Follower
 from slurmbridge.trace.judge import SiteRules, judge

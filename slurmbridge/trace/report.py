@@ -11,12 +11,12 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from slurmbridge.model import TraceLevel
 from slurmbridge.rules import Act as Act  # noqa: PLC0414 (a word of the report as well as of rules)
 from slurmbridge.rules import Doubt as Doubt  # noqa: PLC0414
 from slurmbridge.rules import Outcome, Place, Target
 from slurmbridge.rules import Use as Use  # noqa: PLC0414
 from slurmbridge.rules import Way as Way  # noqa: PLC0414
+from slurmbridge.spec import TraceLevel
 from slurmbridge.values import Value
 
 VERSION: Literal[1] = 1

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from slurmbridge.model import TraceLevel
 from slurmbridge.rules import Outcome, Place
+from slurmbridge.spec import TraceLevel
 from slurmbridge.trace.report import (
     Act,
     Doubt,
@@ -28,7 +28,7 @@ OUTCOMES: Mapping[Outcome, str] = {
 PLACES: Mapping[Place, str] = {
     Place.INPUT: "The data it was given: /input.",
     Place.CODE: "Its own files: /code.",
-    Place.REQUIREMENT: "What was installed for it: /deps.",
+    Place.REQUIREMENT: "What was installed for it: /requirements.",
     Place.IMAGE: "The image it ran in: programs and libraries. Nothing of it can be changed.",
     Place.OUTPUT: "What it left to be carried out: /output.",
     Place.TEMPORARY: "Memory that was emptied afterwards: /tmp, /var/tmp, /dev/shm.",

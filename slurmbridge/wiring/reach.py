@@ -12,7 +12,7 @@ from slurmbridge.scheduler import Scheduler
 from slurmbridge.scheduler.commands import CommandScheduler
 from slurmbridge.scheduler.manners import Breaker, Bucket, Budget, Patience, PoliteScheduler
 from slurmbridge.scheduler.native import NativeScheduler, native_is_usable
-from slurmbridge.settings import ClusterSettings, SshSettings, Transport
+from slurmbridge.sections import ClusterSettings, SshSettings, Transport
 from slurmbridge.shell import Files, LocalFiles, LocalShell, Shell
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import pwd
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -11,26 +12,26 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from slurmbridge.bridge.checks import Rules, check, untrusted
+from slurmbridge.bridge.checks import Clusters, Rules, check, untrusted
 from slurmbridge.bridge.crates import CratePacker
-from slurmbridge.bridge.desk import Clusters, Desk, new_ulid
+from slurmbridge.bridge.desk import Desk, new_ulid
 from slurmbridge.container.helpers import HelperBuilder, source_sha256
 from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
 from slurmbridge.container.sif import SifReader
 from slurmbridge.container.signing import SigningKey, key_problem, load_key
 from slurmbridge.container.trust import ImageKeeper, SignatureRule
-from slurmbridge.context.results import Results
 from slurmbridge.errors import (
     ConfigurationError,
     HelpersMissing,
     RequestError,
     SlurmBridgeError,
 )
-from slurmbridge.model import Helpers, Image, ProcessSpec
+from slurmbridge.model import Helpers, Image
 from slurmbridge.rules import parse_rules
 from slurmbridge.scheduler.manners import PoliteScheduler
 from slurmbridge.settings import Settings
 from slurmbridge.shell import LocalShell
+from slurmbridge.spec import ProcessSpec
 from slurmbridge.store import (
     Database,
     HelperStore,
@@ -103,7 +104,14 @@ class Site:
             has_default_destination=self._settings.default_destination is not None,
             signature_required=self._settings.image_trust.required,
             trace_mib=self._settings.limits.trace_mib,
+            output_mib=self._settings.limits.output_mib,
+            output_files=self._settings.limits.output_files,
             trace_minimum=self._settings.trace_minimum,
+            requirement_sources=frozenset(self._settings.requirements.sources),
+            has_default_source=self._settings.requirements.usual_source is not None,
+            reviewing=self._common.reviewing,
+            mirrors=frozenset(self._settings.mirrors),
+            approved_only=self._settings.code.approved is not None,
         )
 
     @cached_property
@@ -119,14 +127,24 @@ class Site:
         except ConfigurationError as error:
             raise ConfigurationError(f"trace_rules: {path}: {error}") from error
 
+    @property
+    def _chooser(self) -> Clusters:
+        clusters = self._settings.by_cluster
+        accounts = {
+            name: frozenset(cluster.accounts)
+            for name, cluster in clusters.items()
+            if cluster.accounts is not None
+        }
+        return Clusters(tuple(clusters), self._settings.usual_cluster, accounts)
+
     def desk(self) -> Desk:
         """What the API serves."""
         return Desk(
             self._database,
             self._rules,
             self._helpers,
-            Results(self._stores),
-            clusters=Clusters(tuple(self._settings.by_cluster), self._settings.usual_cluster),
+            self._common.results,
+            clusters=self._chooser,
             clock=now,
             new_id=new_ulid,
         )
@@ -143,7 +161,7 @@ class Site:
         """
         self._database.check_schema()
         images = ImageStore(self._database)
-        cluster = self.cluster(spec.cluster)
+        cluster = self.cluster(self._chooser.chosen(spec.cluster, spec.account))
         check(spec, self._rules, images=images.latest(), capability=cluster.known_capability())
         return cluster.render(PREVIEW_ID, spec, images.get(spec.image), self.build_helpers())
 
@@ -204,8 +222,8 @@ class Site:
             clock=now,
         )
 
-    def token_names(self) -> list[tuple[str, datetime]]:
-        """Who may use the API, and since when."""
+    def token_names(self) -> list[tuple[str, datetime, bool]]:
+        """Who may use the API, since when, and whether to review."""
         return TokenStore(self._database).all()
 
     def remove_token(self, name: str) -> bool:
@@ -229,6 +247,8 @@ class Site:
         key = settings.image_trust.key
         if key is not None and not os.access(key, os.R_OK):
             found.append(f"image_trust.key: {key} cannot be read")
+        if settings.mirrors and not shutil.which("git"):
+            found.append("mirrors: git is missing on this host")
         found += filter(None, [key_problem(settings.signing_key)])
         try:
             assert self._trace_rules
@@ -238,6 +258,8 @@ class Site:
             try:
                 assert self.cluster(name).templates.digest
                 assert self.cluster(name).templates.doctor_digest
+                if settings.requirements.sources:
+                    assert self.cluster(name).templates.requirements_digest
             except SlurmBridgeError as error:
                 found.append(f"{self._prefix(name)}templates: {error}")
         try:
@@ -264,8 +286,9 @@ class Site:
         return folders | {f"stores.{name}.folder": folder for name, folder in stores}
 
     def _written(self) -> list[str]:
-        stores = self._settings.stores
-        unwritten = {f"stores.{name}.folder" for name in stores if not stores[name].write}
+        stores, waiting = self._settings.stores, self._settings.review.store
+        read = [name for name in stores if not stores[name].write and name != waiting]
+        unwritten = {f"stores.{name}.folder" for name in read}
         return [key for key in self._folders() if key not in unwritten]
 
     def crate_packer(self) -> CratePacker:
@@ -274,7 +297,7 @@ class Site:
         return CratePacker(
             ProcessStore(self._database),
             ImageStore(self._database),
-            Results(self._stores),
+            self._common.results,
             lambda cluster, job_id: self.cluster(cluster).usage(job_id),
         )
 
@@ -300,6 +323,7 @@ class Site:
         finally:
             for thread in threads:
                 thread.join()
+            self._common.close()
 
 
 def _run(cluster: ClusterSite, scheduler: PoliteScheduler, stop: Callable[[], bool]) -> None:

@@ -98,8 +98,10 @@ HOOKS: dict[str, tuple[tuple[Edit, ...], tuple[Edit, ...], str]] = {
         (), "found mount /input rw, writable /input",
     ),
     "another folder is bound as /output": (
-        ((*PREPARED, "    prepare_pod\n    mkdir other; mount --bind other output\n    inner=\n"),
-         ("parts/attest.j2", "/output=output", "/output=../$(basename \"$PWD\")/other/..")),
+        ((*PREPARED, "    prepare_pod\n    mkdir other; mount -t tmpfs -o nosuid,nodev,mode=700,"
+          "size={{ output_bytes }},nr_inodes={{ output_inodes }} slurmbridge other\n"),
+         ("parts/program.j2", SEAL_LOOP, SEAL_LOOP.replace(
+             "{{ argument }}", "{{ argument|replace('pod/output,', 'other,') }}"))),
         (), "found outside /output other",
     ),
     "the network is left open": (

@@ -11,7 +11,7 @@ import pytest
 
 from slurmbridge.client import Client
 from slurmbridge.errors import InvalidProcess
-from slurmbridge.model import parse_spec
+from slurmbridge.spec import parse_spec
 from tests.support.cluster import Cluster, until
 
 pytestmark = pytest.mark.cluster

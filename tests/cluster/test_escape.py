@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from slurmbridge.client import Client
-from slurmbridge.model import parse_spec
+from slurmbridge.spec import parse_spec
 from tests.conftest import SMALL
 from tests.support.arms import Outcomes, all_arms, prepared
 from tests.support.cluster import Cluster

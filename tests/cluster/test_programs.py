@@ -13,7 +13,8 @@ import pytest
 
 from slurmbridge.client import Client
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
+from slurmbridge.spec import parse_spec
 from tests.support.cluster import ROOT, Cluster
 
 pytestmark = pytest.mark.cluster

@@ -185,7 +185,7 @@ def test_a_token_that_is_made_anew_by_several_ends_as_one(stores: list[ProcessSt
             tokens[number].add("a", f"{turn} {number}", now=START)
 
         at_once(make)
-    assert [name for name, _ in tokens[0].all()] == ["a"]
+    assert [name for name, *_ in tokens[0].all()] == ["a"]
 
 
 def test_no_call_is_lost_in_the_count(stores: list[ProcessStore]) -> None:

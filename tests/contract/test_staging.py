@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from slurmbridge.context.copying import Pace, Reading
-from slurmbridge.context.folder import ContextFolder, Contexts
+from slurmbridge.context.folder import ContextFolder, Contexts, Origins
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import InvalidProcess, StagingFailed
-from slurmbridge.model import ProcessSpec, parse_spec
 from slurmbridge.shell import LocalFiles
+from slurmbridge.spec import ProcessSpec, parse_spec
 from tests.contract.store_worlds import NAME, World, s3_world, webdav_world
 
 WORLDS = {"webdav": webdav_world, "s3": s3_world}
@@ -48,7 +48,7 @@ def staged(world: World, folder: ContextFolder, spec: ProcessSpec, **changes: ob
     store = world.opened(write=False, **changes)
     remote = {NAME: Reading(store, Pace(4, attempts=2, sleep=lambda _: None))}
     try:
-        copied = folder.stage(spec, {}, BOUNDS, remote)
+        copied = folder.stage(spec, Origins({}, remote), BOUNDS)
     finally:
         store.close()
     for file in copied:
@@ -78,7 +78,7 @@ def test_what_is_too_much_is_refused_before_the_first_byte(
         closing(store),
         pytest.raises(InvalidProcess, match="180000 bytes, 99988 are allowed"),
     ):
-        folder.stage(asking(), {}, Bounds(100_000, 1000), {NAME: Reading(store)})
+        folder.stage(asking(), Origins({}, {NAME: Reading(store)}), Bounds(100_000, 1000))
     assert not (folder.path / "input/here").exists()
 
 

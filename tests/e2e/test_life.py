@@ -8,7 +8,8 @@ import pytest
 
 from slurmbridge.client import Client
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
+from slurmbridge.spec import parse_spec
 from tests.conftest import SMALL
 from tests.support.cluster import Cluster, until
 

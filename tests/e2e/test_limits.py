@@ -9,7 +9,8 @@ from slurmbridge.client import Client
 from slurmbridge.container.attestation import verify
 from slurmbridge.errors import AttestationInvalid, NotAttested
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
+from slurmbridge.spec import parse_spec
 from tests.conftest import SMALL
 from tests.support.cluster import Cluster, until
 

@@ -9,7 +9,8 @@ import pytest
 from slurmbridge.client import Client
 from slurmbridge.errors import BridgeUnreachable
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
+from slurmbridge.spec import parse_spec
 from tests.conftest import SMALL
 from tests.support.cluster import Cluster, until
 

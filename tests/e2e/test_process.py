@@ -9,7 +9,8 @@ import pytest
 
 from slurmbridge.client import Client
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
+from slurmbridge.spec import parse_spec
 from tests.conftest import SMALL
 from tests.support.cluster import WAY, Cluster, until
 
@@ -150,7 +151,9 @@ def test_render_prints_what_would_be_submitted(bridge: Cluster, client: Client, 
 
 def test_every_event_names_its_source(client: Client, run: Run) -> None:
     process = run("true")
+    until("destruction", lambda: client.get(process.id).context_destroyed_at)
     events = client.events(process.id)
+    assert events[-1].detail == "context destroyed"
     assert [event.state for event in events][:3] == [
         ProcessState.QUEUED, ProcessState.INITIALIZING, ProcessState.QUEUED,
     ]  # fmt: skip

@@ -11,8 +11,9 @@ import pytest
 from slurmbridge.client import Client
 from slurmbridge.errors import InvalidProcess, NotTraced
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
 from slurmbridge.rules import Outcome
+from slurmbridge.spec import parse_spec
 from slurmbridge.trace.report import Doubt, TraceReport
 from tests.conftest import SMALL
 from tests.support.cluster import Cluster

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from slurmbridge.bridge import collect
-from slurmbridge.bridge.collect import Collector, Verdict, remove
+from slurmbridge.bridge.collect import Collector, Verdict
 from slurmbridge.bridge.desk import Desk
 from slurmbridge.bridge.dispatch import Dispatcher
 from slurmbridge.bridge.observe import Observer, Patience
@@ -138,14 +138,13 @@ def second_jobs_stay(held: ExitStack) -> None:
 def context_goes_first(held: ExitStack) -> None:
     """The context is removed before the end is durable."""
 
-    def finish(self: Collector, entry: Any, deadline: float) -> None:
-        change = self._collect_one(entry, deadline)
+    def apply(self: Collector, entry: Any, change: Change) -> None:
         if change.phase is Phase.DONE:
-            remove(self._rules.contexts.of(entry.id))
+            self._rules.contexts.of(entry.id).remove()
         now = self._actor.clock.now()
         self._processes.apply([change], runner=self._actor.id, now=now)
 
-    _put(held, Collector, "_finish", finish)
+    _put(held, Collector, "_apply", apply)
 
 
 def key_not_looked_at(held: ExitStack) -> None:

@@ -17,6 +17,13 @@ LIFETIMES = 5_000
 # Each bug has to be found within so many worlds.
 MOST_SEEDS = 500
 JOBS = len(os.sched_getaffinity(0))
+# What they found, before it was mended.
+FAILED_ONCE = {
+    925_062_946_944: "a struck-off Runner began anew what it was still about",
+    20_000_111: "a Runner that was taken for dead noted that a context was gone",
+    20_000_170: "the same",
+    20_000_341: "the same",
+}
 
 
 def fresh() -> int:
@@ -38,6 +45,12 @@ def test_nothing_is_lost_or_run_twice_or_stuck_or_wrong(
     with capsys.disabled():
         sys.stdout.write(f"\nsimulated from seed {first} in {seconds:.0f} s: {totals}\n")
     assert totals.lifetimes >= LIFETIMES
+
+
+def test_seeds_that_failed_once_are_sound() -> None:
+    with Simulator() as simulator:
+        found = {seed: run_seed(simulator, seed) for seed in FAILED_ONCE}
+    assert {seed: one.text for seed, one in found.items() if isinstance(one, Finding)} == {}
 
 
 def hunt(name: str, first: int) -> tuple[str, int | None, str]:

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from slurmbridge.client import Client
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
+from slurmbridge.spec import parse_spec
 from tests.support.cluster import ROOT, Cluster, until
 from tests.support.escape.table import PROBES
 from tests.support.facts import EXIT_CODE, Site, make_plan, slurm_configuration

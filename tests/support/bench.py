@@ -18,8 +18,9 @@ from slurmbridge.cli import app
 from slurmbridge.cli.root import Session
 from slurmbridge.container.trust import ImageKeeper, SignatureRule
 from slurmbridge.errors import ImageBuildFailed
-from slurmbridge.model import ComputeCapability, Image, NodeReadiness, ProcessSpec
+from slurmbridge.model import ComputeCapability, Image, NodeReadiness
 from slurmbridge.scheduler import ClusterNode
+from slurmbridge.spec import ProcessSpec
 from slurmbridge.store import Examination, ImageStore
 from slurmbridge.wiring import Site
 from tests.support.front import CAPABILITY, IMAGE, NOW, SPEC, Front
@@ -159,9 +160,9 @@ class PlayedSite:
         partition = partition.model_copy(update={"node_names": names})
         return offered(capability.model_copy(update={"partitions": (partition,)}), self.nodes)
 
-    def token_names(self) -> list[tuple[str, datetime]]:
+    def token_names(self) -> list[tuple[str, datetime, bool]]:
         """One."""
-        return [("tester", NOW)]
+        return [("tester", NOW, False)]
 
     def remove_token(self, name: str) -> bool:
         """Only that one."""

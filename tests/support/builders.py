@@ -13,33 +13,40 @@ from typing import Any, ParamSpec, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from slurmbridge.bridge.checks import Rules
+from slurmbridge.bridge.checks import NOT_REVIEWED, Reviewing, Rules
 from slurmbridge.bridge.collect import Collector, CollectRules
 from slurmbridge.bridge.desk import Desk
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
+from slurmbridge.bridge.keeping import Keeper, Retention
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer, Patience
 from slurmbridge.bridge.reading import TraceReader
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
-from slurmbridge.bridge.render import Renderer
+from slurmbridge.bridge.render import Equipment, Renderer
+from slurmbridge.bridge.requirements import Installer
+from slurmbridge.bridge.review import Reviewer, ReviewRules
 from slurmbridge.bridge.standing import Actor, Beats, Standing
 from slurmbridge.clock import Absences, Clock
 from slurmbridge.container.signing import SigningKey
-from slurmbridge.context.folder import Contexts
+from slurmbridge.context.carrying import Destinations
+from slurmbridge.context.folder import Contexts, Origins
 from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import ProcessState, SlurmState
-from slurmbridge.model import Event, Process, parse_spec
+from slurmbridge.model import Event, InstalledRequirements, Locked, Process
 from slurmbridge.runner import Cadence, Runner, Verbs
 from slurmbridge.scheduler import Submission, SubmitOutcome
 from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.shell import LocalFiles
+from slurmbridge.spec import parse_spec
 from slurmbridge.store import (
     Change,
+    ContextLedger,
     HelperStore,
     ImageStore,
     LogStore,
     ProcessStore,
+    ReviewLedger,
     Roster,
     RunnerStatus,
     SiteStore,
@@ -57,6 +64,15 @@ GOLDEN_ID = process_id(1)
 GOLDEN_CONTEXTS = Path("/shared/contexts")
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 OTHER_KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
+EQUIPMENT = Equipment(
+    f"/shared/images/requirements/{'6' * 64}/made/requirements.sqsh",
+    InstalledRequirements(
+        key="6" * 64,
+        sha256="7" * 64,
+        size_bytes=4096,
+        lock=(Locked(name="alpha", version="1.0", hashes={"sha256": "8" * 64}, requested=True),),
+    ),
+)
 RETRY = timedelta(seconds=5)
 ABSENCE = timedelta(seconds=120)
 
@@ -71,7 +87,10 @@ def golden_script(specification: Path) -> str:
     """What is submitted for a golden specification."""
     renderer = Renderer(shipped_templates(), GOLDEN_CONTEXTS)
     wanted = parse_spec(specification.read_text(), form="toml")
-    return renderer.render(GOLDEN_ID, wanted, IMAGE, HELPERS).text
+    equipment = EQUIPMENT if wanted.requirements else None
+    digest = "c" * 64 if wanted.code else None
+    found = renderer.render(GOLDEN_ID, wanted, IMAGE, HELPERS, equipment, code_sha256=digest)
+    return found.text
 
 
 def write_goldens() -> None:
@@ -179,12 +198,15 @@ class Bridge:
     default_destination: str | None = "results:processes"
     # What traces are read by.
     new_executor: Callable[[], Executor] = AtOnce
+    installer: Installer | None = None
+    retention: Retention = field(default_factory=Retention)
+    reviewing: Reviewing = NOT_REVIEWED
     slurm: HookedScheduler = field(init=False)
     clock: Callable[[], datetime] = field(init=False)
     advance: Callable[[timedelta], None] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("contexts", "data", "results"):
+        for name in ("contexts", *self.stores):
             (self.root / name).mkdir()
         self.clock, self.advance = hand_clock(START)
         self.slurm = HookedScheduler(CAPABILITY, clock=self.clock)
@@ -196,7 +218,14 @@ class Bridge:
         numbers = count(1)
         self.desk = Desk(
             self.database,
-            Rules(frozenset({"data"}), frozenset({"results"}), has_default_destination=True),
+            Rules(
+                frozenset({"data"}),
+                frozenset({"results"}),
+                has_default_destination=True,
+                requirement_sources=frozenset({"wheels"}),
+                has_default_source=True,
+                reviewing=self.reviewing,
+            ),
             HelperStore(self.database, HELPERS.source_sha256),
             Results(self.stores),
             clock=self.clock,
@@ -217,7 +246,8 @@ class Bridge:
     @property
     def stores(self) -> dict[str, Path]:
         """The Data Stores."""
-        return {"data": self.root / "data", "results": self.root / "results"}
+        found = {"data": self.root / "data", "results": self.root / "results"}
+        return found | ({"waiting": self.root / "waiting"} if self.reviewing.store else {})
 
     def monotonic(self) -> float:
         """Seconds, by the same hand."""
@@ -253,9 +283,20 @@ class Bridge:
         """What a Runner does."""
         stores = self.stores if stores is None else stores
         logs = self.log_keeper(64)
+        keeper = Keeper(
+            self.context_files,
+            ContextLedger(self.database),
+            self.slurm,
+            self.retention,
+            actor,
+            mark=KEY.public,
+            ours=lambda: {KEY.public},
+        )
         collect = CollectRules(
             contexts=self.context_files,
-            stores=stores,
+            keeper=keeper,
+            reviewing=self.reviewing,
+            destinations=Destinations(stores),
             default_destination=self.default_destination,
             output=self.output,
             batch=batch,
@@ -263,10 +304,13 @@ class Bridge:
         )
         dispatch = DispatchRules(
             contexts=self.context_files,
-            stores=stores,
+            keeper=keeper,
+            origins=Origins(stores),
+            destinations=Destinations(stores),
             staging=Bounds(1 << 20, 100),
             batch=batch,
             retry=RETRY,
+            installer=self.installer,
         )
         patience = Patience(lambda: ABSENCE, Absences(self.monotonic, most=10 * ABSENCE))
         renderer = Renderer(shipped_templates(), self.contexts)
@@ -297,6 +341,19 @@ class Bridge:
                 key=KEY,
                 traces=TraceReader(default_rules(), self.new_executor),
                 actor=actor,
+            ),
+            keeper=keeper,
+            reviewer=Reviewer(
+                self.processes,
+                ReviewLedger(self.database),
+                ReviewRules(
+                    waiting=self.root / "waiting" if self.reviewing.store else None,
+                    destinations=Destinations(stores),
+                    default_destination=self.default_destination,
+                    retry=RETRY,
+                    carrying_by=self.new_executor,
+                ),
+                actor,
             ),
             logs=logs,
         )

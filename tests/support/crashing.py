@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,12 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slurmbridge.container.helpers import source_sha256
-from slurmbridge.context import folder as context_folder
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
 from slurmbridge.scheduler.manners import PoliteScheduler
-from slurmbridge.settings import InProgressSettings, Settings, SlurmSettings, Transport, load
+from slurmbridge.sections import InProgressSettings, SlurmSettings, Transport
+from slurmbridge.settings import Settings, load
 from slurmbridge.shell import LocalFiles
+from slurmbridge.spec import parse_spec
 from slurmbridge.store import Database, HelperStore, ImageStore, KeyStore, ProcessStore
 from slurmbridge.wiring import Site
 
@@ -89,7 +91,7 @@ def _caller() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if name.startswith(("slurmbridge.bridge", "slurmbridge.context.folder")):
+        if name.startswith(("slurmbridge.bridge", "slurmbridge.context.")):
             return f"{name.rpartition('.')[2]}.{frame.f_code.co_name}"
         if name == "slurmbridge.runner":
             return f"runner.{frame.f_code.co_name}"
@@ -110,7 +112,7 @@ def _install(hangman: Hangman) -> None:
     for name in _ASKING:
         setattr(PoliteScheduler, name, wrapped(f"slurm.{name}", getattr(PoliteScheduler, name)))
     Path.rename = wrapped("rename", Path.rename)  # type: ignore[method-assign]
-    context_folder.shutil.rmtree = wrapped("rmtree", shutil.rmtree)  # type: ignore[attr-defined]
+    shutil.rmtree = wrapped("rmtree", shutil.rmtree)  # type: ignore[assignment]
     write = Database.write
 
     @contextlib.contextmanager
@@ -164,7 +166,7 @@ class Matrix:
             "database": f"sqlite:///{self.private}/slurmbridge.db",
             "contexts": self.shared,
             "signing_key": self.private / "key.pem",
-            "stores": {"results": store},
+            "stores": {**real.stores, "results": store},
             "slurm": slurm,
             "doctor": real.doctor.model_copy(update={"every_hours": 0}),
             "runner": real.runner.model_copy(
@@ -243,6 +245,8 @@ class Matrix:
             _install(Hangman(target, self.seen))
             Site(self.settings).run_runner(lambda: bool(stopped))
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
 
@@ -286,7 +290,10 @@ class Matrix:
                 }
                 for process in self.processes()
             ],
-            "contexts": sorted(path.name for path in self.shared.iterdir()),
+            # But for what says whose they are.
+            "contexts": sorted(
+                path.name for path in self.shared.iterdir() if path.name != ".bridge"
+            ),
         }
 
     def _runs(self, process: Process) -> int:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from slurmbridge.container.helpers import SOURCES, HelperBuilder, source_sha256
-from slurmbridge.model import parse_spec
 from slurmbridge.runner import Verbs
 from slurmbridge.scheduler.manners import PoliteScheduler
 from slurmbridge.script import DEFAULT_TEMPLATES
 from slurmbridge.settings import Settings, load
 from slurmbridge.shell import LocalShell
+from slurmbridge.spec import parse_spec
 from slurmbridge.store import Database, HelperStore, ImageStore, ProcessStore
 from slurmbridge.wiring import Site
 

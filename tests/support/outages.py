@@ -16,7 +16,8 @@ from uuid import uuid4
 from slurmbridge.client import Client
 from slurmbridge.errors import BridgeUnreachable, SiteError
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
+from slurmbridge.spec import parse_spec
 from tests.support.cluster import Cluster, until
 
 # What a job says that found its context taken.

@@ -12,16 +12,9 @@ from typing import Any
 import rocrate
 
 from slurmbridge.lifecycle import ProcessState
-from slurmbridge.model import (
-    Attestation,
-    Event,
-    Image,
-    OutputFile,
-    Process,
-    StagedFile,
-    parse_spec,
-)
+from slurmbridge.model import Attestation, Event, Image, OutputFile, Process, StagedFile
 from slurmbridge.provenance import Provenance, write_bag, write_crate
+from slurmbridge.spec import parse_spec
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = ROOT / ".venv/validator/bin/python"

@@ -6,14 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from slurmbridge.model import (
-    ComputeCapability,
-    Helpers,
-    Image,
-    Partition,
-    ProcessSpec,
-    parse_spec,
-)
+from slurmbridge.model import ComputeCapability, Helpers, Image, Partition
+from slurmbridge.spec import ProcessSpec, parse_spec
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 MINIMAL: dict[str, Any] = {"image": "python", "command": ["true"]}

@@ -20,13 +20,15 @@ from typing import Any
 
 import pytest
 
-from slurmbridge.bridge.render import Renderer
+from slurmbridge.bridge.render import Equipment, Renderer
+from slurmbridge.container.apptainer import OutputRules
 from slurmbridge.context.folder import Contexts
-from slurmbridge.model import ProcessSpec, parse_spec
 from slurmbridge.shell import LocalFiles
-from tests.support.builders import GOLDEN, GOLDEN_ID, shipped_templates
+from slurmbridge.spec import ProcessSpec, parse_spec
+from tests.support.builders import EQUIPMENT, GOLDEN, GOLDEN_ID, shipped_templates
 from tests.support.specs import HELPERS, IMAGE
 
+_TAKEN = OutputRules(1 << 30)
 GOLDENS = sorted(GOLDEN.glob("*.toml"))
 WAYS = (GOLDEN / "minimal.toml", GOLDEN / "traced-off.toml")
 each_way = pytest.mark.parametrize("golden", WAYS, ids=lambda path: path.stem)
@@ -69,11 +71,12 @@ while [ "$1" != -o ]; do shift; done
 exec cat >"$2"
 """,
     "squashfuse_ll": """
-printf '%s\\0' "$@" >"$out/squashfuse"
+for folder; do :; done
+printf '%s\\0' "$@" >"$out/squashfuse${folder#root}"
 exec sleep 60
 """,
     # The image is there when its server has begun.
-    "mountpoint": """[ -e "$out/squashfuse" ]""",
+    "mountpoint": """[ -e "$out/squashfuse${2#root}" ]""",
     "umount": "exit 0",
     "mount": """echo "$*" >>"$out/mounts" """,
     "env": """
@@ -99,6 +102,7 @@ touch "$out/started"
 stat --dereference --format=%F /proc/$$/fd/{1,2} >"$out/kinds"
 cat /proc/[0-9]*/cmdline >"$out/argvs" 2>/dev/null
 cp pod/sb/command pod/sb/environment "$out"
+ln -sfn "$PWD/$([[ -d pod/output ]] && echo pod/)output" "$out/output"
 echo printed
 echo complained >&2
 [[ ! -e $out/program ]] || source "$out/program"
@@ -132,6 +136,11 @@ class Stage:
     def image(self) -> Path:
         """The image file."""
         return self.root / "image of a site's own.sif"
+
+    @property
+    def requirements(self) -> Path:
+        """The image of what was installed, if something was."""
+        return self.root / "requirements of a site's own.sqsh"
 
     @property
     def log(self) -> Path:
@@ -228,7 +237,8 @@ def staged(
     root: Path,
     *,
     log_limit: int = 1 << 20,
-    output_limit: int = 1 << 30,
+    taken: OutputRules = _TAKEN,
+    code_sha256: str | None = None,
     trace_limit: int = 1 << 30,
     **changes: Any,
 ) -> Stage:
@@ -253,16 +263,25 @@ def staged(
     sha256 = hashlib.sha256(b"an image").hexdigest()
     image = IMAGE.model_copy(update={"path": str(stage.image), "sha256": sha256})
 
-    renderer = Renderer(shipped_templates(), contexts, log_limit, output_limit, trace_limit)
-    text = renderer.render(GOLDEN_ID, wanted, image, helpers).text
+    renderer = Renderer(shipped_templates(), contexts, log_limit, taken, trace_limit)
+    equipment = _equipment(stage.requirements) if wanted.requirements else None
+    text = renderer.render(
+        GOLDEN_ID, wanted, image, helpers, equipment, code_sha256=code_sha256
+    ).text
     assert text.count(FIXED_PATH) == 2
     stage.script.write_text(text.replace(FIXED_PATH, f"PATH={root}/stubs:/usr/bin:/bin"))
-    prepared = renderer.prepared(GOLDEN_ID, wanted, image)
+    prepared = renderer.prepared(GOLDEN_ID, wanted, image, equipment)
     Contexts(LocalFiles(), contexts).of(GOLDEN_ID).make(
         prepared.command, prepared.environment, prepared.expected_facts
     )
     _tell(out, prepared.expected_facts.decode().splitlines())
     return stage
+
+
+def _equipment(path: Path) -> Equipment:
+    path.write_bytes(b"installed")
+    sha256 = hashlib.sha256(b"installed").hexdigest()
+    return Equipment(str(path), EQUIPMENT.found.model_copy(update={"sha256": sha256}))
 
 
 def _write(path: Path, out: Path, body: str) -> str:

@@ -14,7 +14,7 @@ from slurmbridge import errors
 from slurmbridge.api import problems, routes
 from slurmbridge.errors import SlurmBridgeError
 from slurmbridge.lifecycle import Phase, ProcessState
-from slurmbridge.model import SPEC_BYTES_LIMIT
+from slurmbridge.spec import SPEC_BYTES_LIMIT
 from slurmbridge.store import Change, ProcessStore, Roster, RunnerStatus
 from tests.support.front import IMAGE, NOW, SPEC, Front, opened
 

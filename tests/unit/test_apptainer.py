@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from slurmbridge.bridge.render import prepared
 from slurmbridge.container.apptainer import (
     Bind,
+    OutputRules,
     SealedContainer,
     TracedContainer,
     bounds,
@@ -20,20 +21,23 @@ from slurmbridge.container.apptainer import (
     recording,
     seal,
 )
+from slurmbridge.container.facts import expected_facts
 from slurmbridge.errors import InvalidProcess
-from slurmbridge.model import Image, ProcessSpec, TraceLevel
+from slurmbridge.model import Image
+from slurmbridge.spec import ProcessSpec, TraceLevel
 from tests.support.specs import IMAGE, spec, specifications
 
 CONTEXT = "/shared/contexts/01"
 SITE = 64 << 30
+RULES = OutputRules(SITE, 1000)
 MIB = 1 << 20
 TASK_VARIABLES = {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"}
 
 
 def container_of(
-    wanted: ProcessSpec, image: Image = IMAGE, output_bytes: int = SITE
+    wanted: ProcessSpec, image: Image = IMAGE, outputs: OutputRules = RULES
 ) -> SealedContainer:
-    container = context_container(CONTEXT, wanted, image, output_bytes=output_bytes)
+    container = context_container(CONTEXT, wanted, image, outputs=outputs)
     return container if isinstance(container, SealedContainer) else container.sealed
 
 
@@ -57,7 +61,7 @@ FLAGS = [
 MOUNTS = {
     f"{CONTEXT}/input": "/input,ro",
     f"{CONTEXT}/code": "/code,ro",
-    f"{CONTEXT}/output": "/output",
+    f"{CONTEXT}/pod/output": "/output",
     f"{CONTEXT}/pod/tmp/tmp": "/tmp",
     f"{CONTEXT}/pod/tmp/var": "/var/tmp",
     f"{CONTEXT}/pod/shm": "/dev/shm",
@@ -110,7 +114,7 @@ def test_the_argv_of_any_two_processes_differs_in_four_numbers_and_a_word_alone(
 
 @given(specifications())
 def test_what_is_written_for_sbseal_reads_back_byte_for_byte(wanted: ProcessSpec) -> None:
-    written = prepared(Path(CONTEXT), wanted, IMAGE, output_limit=SITE)
+    written = prepared(Path(CONTEXT), wanted, IMAGE, RULES)
     assert written.command.endswith(b"\0")
     assert written.environment.endswith(b"\0")
     command = written.command.removesuffix(b"\0").split(b"\0")
@@ -195,14 +199,60 @@ def test_a_name_that_is_the_platforms_or_none_cannot_be_declared(name: str) -> N
 
 
 def test_memory_that_is_not_divided_goes_half_to_each() -> None:
-    found = bounds(spec(resources={"memory_mib": 101}), output_bytes=SITE)
+    found = bounds(spec(resources={"memory_mib": 101}), RULES)
     assert (found.tmp_bytes, found.shm_bytes) == (50 * MIB, 50 * MIB)
 
 
 def test_memory_goes_where_it_is_asked_for() -> None:
     resources = {"memory_mib": 100, "tmp_mib": 7, "shm_mib": 9}
-    found = bounds(spec(resources=resources), output_bytes=SITE)
+    found = bounds(spec(resources=resources), RULES)
     assert (found.tmp_bytes, found.shm_bytes) == (7 * MIB, 9 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("asked", "in_memory", "size"),
+    [
+        (None, True, 50 * MIB),
+        (7, True, 7 * MIB),
+        (80, True, 60 * MIB),
+        (None, False, 60 * MIB),
+        (7, False, 7 * MIB),
+    ],
+)
+def test_outputs_have_the_size_that_is_asked_for_and_never_more_than_the_site_takes(
+    asked: int | None, in_memory: bool, size: int
+) -> None:
+    wanted = spec(resources={"memory_mib": 100} | ({"output_mib": asked} if asked else {}))
+    rules = OutputRules(60 * MIB, in_memory=in_memory)
+    assert bounds(wanted, rules).output_bytes == size
+
+
+@pytest.mark.parametrize(("asked", "inodes"), [(None, 1001), (5, 6), (5000, 1001)])
+def test_outputs_are_as_many_files_as_asked_for_and_the_folder_itself(
+    asked: int | None, inodes: int
+) -> None:
+    limits: dict[str, Any] = {} if asked is None else {"output_files": asked}
+    assert bounds(spec(limits=limits), RULES).output_inodes == inodes
+
+
+@pytest.mark.parametrize(
+    ("in_memory", "folder"), [(True, f"{CONTEXT}/pod/output"), (False, f"{CONTEXT}/output")]
+)
+def test_outputs_lie_where_the_site_says(in_memory: bool, folder: str) -> None:
+    container = container_of(spec(), outputs=OutputRules(in_memory=in_memory))
+    [bind] = [bind for bind in container.binds if bind.target == "/output"]
+    assert (bind.source, bind.writable) == (folder, True)
+    sized = {line for line in expected_facts(container) if " /output" in line} - {
+        "outside /output same"
+    }
+    assert sized == (
+        {
+            f"size /output {container.bounds.output_bytes}",
+            f"inodes /output {container.bounds.output_inodes}",
+        }
+        if in_memory
+        else set()
+    ) | {"mount /output rw", "writable /output"}
 
 
 @pytest.mark.parametrize(("asked", "size"), [(None, 5 * MIB), (3, 3 * MIB)])
@@ -210,12 +260,12 @@ def test_a_file_is_as_large_as_was_asked_for_or_as_the_site_takes(
     asked: int | None, size: int
 ) -> None:
     limits: dict[str, Any] = {} if asked is None else {"file_size_mib": asked}
-    assert bounds(spec(limits=limits), output_bytes=5 * MIB).file_size_bytes == size
+    assert bounds(spec(limits=limits), OutputRules(5 * MIB)).file_size_bytes == size
 
 
 @given(specifications())
 def test_no_bound_is_without_a_number(wanted: ProcessSpec) -> None:
-    found = bounds(wanted, output_bytes=SITE)
+    found = bounds(wanted, RULES)
     assert found.processes >= 16
     assert found.open_files >= 64
     assert min(found.file_size_bytes, found.tmp_bytes, found.shm_bytes) >= MIB
@@ -234,9 +284,9 @@ def test_what_is_traced_is_sealed_in_the_same_way(wanted: ProcessSpec) -> None:
 
 
 def test_without_a_trace_the_container_is_not_a_traced_one() -> None:
-    off = context_container(CONTEXT, spec(trace="off"), IMAGE, output_bytes=SITE)
+    off = context_container(CONTEXT, spec(trace="off"), IMAGE, outputs=RULES)
     assert isinstance(off, SealedContainer)
-    traced = context_container(CONTEXT, spec(trace="full"), IMAGE, output_bytes=SITE)
+    traced = context_container(CONTEXT, spec(trace="full"), IMAGE, outputs=RULES)
     assert isinstance(traced, TracedContainer)
     assert traced.level is TraceLevel.FULL
 
@@ -280,7 +330,7 @@ def test_a_path_that_would_change_the_mount_is_refused(path: str) -> None:
 
 def test_a_context_in_such_a_path_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be bound"):
-        context_container("/shared,ro/01", spec(), IMAGE, output_bytes=SITE)
+        context_container("/shared,ro/01", spec(), IMAGE, outputs=RULES)
 
 
 @given(st.text(), st.text(), st.booleans())

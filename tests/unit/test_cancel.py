@@ -114,7 +114,7 @@ def test_a_cancel_while_slurm_is_silent_leaves_no_context(bridge: Bridge) -> Non
     bridge.verbs.dispatcher.dispatch()
     assert (bridge.context(one) / "input/secret").exists()
     bridge.desk.cancel(one, by="alice")
-    assert bridge.verbs.collector.sweep() == 1
+    assert bridge.verbs.keeper.sweep() == 1
     assert not bridge.context(one).exists()
 
 
@@ -126,7 +126,7 @@ def test_a_cancel_of_what_never_reached_slurm_leaves_no_context(bridge: Bridge) 
     bridge.advance(ABSENCE)
     bridge.look()
     bridge.verbs.dispatcher.dispatch()
-    bridge.verbs.collector.sweep()
+    bridge.verbs.keeper.sweep()
     assert bridge.state(one) is ProcessState.CANCELED
     assert not bridge.context(one).exists()
 
@@ -136,7 +136,7 @@ def test_what_has_not_ended_and_what_is_not_known_is_not_swept(bridge: Bridge) -
     (bridge.contexts / "lost+found").mkdir()
     end(bridge, one)
     bridge.verbs.observer.observe()
-    assert bridge.verbs.collector.sweep() == 0
+    assert bridge.verbs.keeper.sweep() == 0
     assert bridge.context(one).exists()
     assert bridge.context(two).exists()
     assert (bridge.contexts / "lost+found").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from slurmbridge.bridge.checks import Rules, check
 from slurmbridge.errors import InvalidProcess
-from slurmbridge.model import TraceLevel
+from slurmbridge.spec import TraceLevel
 from tests.support.builders import Bridge
 from tests.support.specs import CAPABILITY, IMAGE, MINIMAL, spec
 
@@ -64,6 +64,20 @@ def test_what_is_just_within_the_limits_is_taken() -> None:
         account="research",
     )
     check(wanted, RULES, images={"python": IMAGE}, capability=CAPABILITY)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("resources.output_mib: 11", {"resources": {"output_mib": 11}}),
+        ("limits.output_files: 21", {"limits": {"output_files": 21}}),
+        ("limits.trace_mib: 31", {"limits": {"trace_mib": 31}}),
+    ],
+)
+def test_more_than_the_site_takes_is_refused(field: str, changes: dict[str, Any]) -> None:
+    rules = replace(RULES, output_mib=10, output_files=20, trace_mib=30)
+    with pytest.raises(InvalidProcess, match=f"{field} is above the limit of this site"):
+        check(spec(**changes), rules, images={"python": IMAGE}, capability=CAPABILITY)
 
 
 def test_before_the_first_report_on_the_cluster_slurm_is_left_to_judge() -> None:

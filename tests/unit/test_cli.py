@@ -17,9 +17,11 @@ from slurmbridge.cli.root import Session
 from slurmbridge.client import Client
 from slurmbridge.errors import BridgeUnreachable
 from slurmbridge.lifecycle import Phase, ProcessState
-from slurmbridge.model import Process, parse_spec
+from slurmbridge.model import Process
+from slurmbridge.spec import parse_spec
 from slurmbridge.store import Change, ProcessStore
 from tests.support.bench import Bench, PlayedSite, refused
+from tests.support.builders import EQUIPMENT
 from tests.support.front import NOW, SPEC, opened
 
 
@@ -171,6 +173,16 @@ def test_show_tells_what_is_known(bench: Bench) -> None:
     shown = bench.json("show", process_id, "--events")
     assert (shown["exit_code"], len(shown["events"])) == (3, 2)
     assert "events" not in bench.json("show", process_id)
+
+
+def test_show_tells_what_was_installed_in_a_line(bench: Bench) -> None:
+    process_id = bench.submit()
+    bench.front.end(process_id, requirements=EQUIPMENT.found.model_dump(mode="json"))
+    text = bench.run("show", process_id).stdout
+    assert f"requirements: alpha==1.0 (image {'7' * 64})\n" in text
+    assert bench.json("show", process_id)["requirements"]["lock"] == [
+        {"name": "alpha", "version": "1.0", "hashes": {"sha256": "8" * 64}, "requested": True}
+    ]
 
 
 @pytest.mark.parametrize(

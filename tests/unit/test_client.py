@@ -20,7 +20,8 @@ from slurmbridge.errors import (
     UnknownProcess,
 )
 from slurmbridge.lifecycle import Phase, ProcessState
-from slurmbridge.model import ListedImage, Process, parse_spec
+from slurmbridge.model import ListedImage, Process
+from slurmbridge.spec import parse_spec
 from slurmbridge.store import Change, ProcessStore, Roster, RunnerStatus
 from tests.support.front import CAPABILITY, IMAGE, NOW, SPEC, URL, Front, opened
 

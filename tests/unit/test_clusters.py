@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from slurmbridge.bridge.checks import Clusters
 from slurmbridge.bridge.deliver import Sent, Shared
-from slurmbridge.bridge.desk import Clusters, Desk
+from slurmbridge.bridge.desk import Desk
 from slurmbridge.errors import (
     HelpersMissing,
     ImageRefused,
@@ -49,6 +50,40 @@ def test_of_several_clusters_one_has_to_be_named(desk: Desk) -> None:
         assert field == "cluster"
         assert "known: near, far" in message
     assert desk.page() == []
+
+
+OWN = Clusters(
+    ("open", "alpha", "beta", "shared"),
+    "open",
+    {"alpha": frozenset({"a"}), "beta": frozenset({"b", "c"}), "shared": frozenset({"a", "c"})},
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "account", "chosen"),
+    [
+        (None, "b", "beta"),
+        (None, "z", "open"),
+        (None, None, "open"),
+        # Of two that are its own, none is meant.
+        (None, "a", "open"),
+        ("open", "b", "open"),
+        ("shared", "c", "shared"),
+    ],
+)
+def test_an_account_whose_own_cluster_there_is_goes_there(
+    name: str | None, account: str | None, chosen: str
+) -> None:
+    assert OWN.chosen(name, account) == chosen
+
+
+@pytest.mark.parametrize(
+    ("account", "said"),
+    [("z", "not for the account 'z'"), (None, "not for a Process that names no account")],
+)
+def test_a_cluster_of_others_is_refused(account: str | None, said: str) -> None:
+    with pytest.raises(InvalidProcess, match=said):
+        OWN.chosen("alpha", account)
 
 
 def test_a_process_is_for_the_runners_of_its_cluster_alone(desk: Desk, bridge: Bridge) -> None:

@@ -1,18 +1,23 @@
 """Compute Contexts: what is brought in, what is left there, and that nothing is ever followed."""
 
+import gc
 import hashlib
 import os
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from slurmbridge.context.copying import copy_file
-from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken
+from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken, Origins
 from slurmbridge.context.tree import Below, Bounds, Spot, TooMuch, plain
 from slurmbridge.errors import InvalidProcess, StagingFailed
-from slurmbridge.model import ProcessSpec
 from slurmbridge.shell import LocalFiles, NotPlain
+from slurmbridge.spec import ProcessSpec
 from tests.support.specs import spec
 
 HERE = LocalFiles()
@@ -32,7 +37,7 @@ def wanting(*inputs: tuple[str, str | None], code: str | None = None) -> Process
 
 
 def stage(folder: ContextFolder, data: Path, wanted: ProcessSpec, bounds: Bounds = ROOMY) -> None:
-    folder.stage(wanted, {"data": data}, bounds)
+    folder.stage(wanted, Origins({"data": data}), bounds)
 
 
 def refusal(folder: ContextFolder, data: Path, wanted: ProcessSpec, bounds: Bounds = ROOMY) -> str:
@@ -101,7 +106,7 @@ def test_a_folder_is_staged_whole(folder: ContextFolder, data: Path) -> None:
 
 def test_what_was_staged_is_told_with_size_and_digest(folder: ContextFolder, data: Path) -> None:
     (data / "a").write_bytes(b"abc")
-    [copied] = folder.stage(wanting(("data:a", None)), {"data": data}, ROOMY)
+    [copied] = folder.stage(wanting(("data:a", None)), Origins({"data": data}), ROOMY)
     assert (copied.size_bytes, copied.sha256) == (3, hashlib.sha256(b"abc").hexdigest())
 
 
@@ -217,6 +222,8 @@ def test_a_copy_never_overwrites(tmp_path: Path) -> None:
 def test_what_is_opened_is_closed(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/c").write_text("c")
+    # What other tests have left to be closed is closed now.
+    gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
     copy_file(Spot(Below(HERE, tmp_path), "a/b/c"), HERE, tmp_path / "d", 5, plain("c"))
     for path in ("a/none", "a/b/none"):
@@ -318,7 +325,7 @@ def test_programs_of_the_code_stay_programs_and_nothing_else_becomes_one(
         (tmp_path / "data/code" / name).write_text(name)
         (tmp_path / "data/code" / name).chmod(mode)
     wanted = spec(code={"source": source}, inputs=[{"source": "data:code", "target": "data"}])
-    folder.stage(wanted, {"data": tmp_path / "data"}, Bounds(1 << 20, 100))
+    folder.stage(wanted, Origins({"data": tmp_path / "data"}), Bounds(1 << 20, 100))
     modes = {
         str(path.relative_to(folder.path)): path.stat().st_mode & 0o777
         for part in ("code", "input")
@@ -327,3 +334,27 @@ def test_programs_of_the_code_stay_programs_and_nothing_else_becomes_one(
     }
     expected = {"code/tool": 0o750, "input/data/tool": 0o640, "input/data/text": 0o640}
     assert modes == expected | ({"code/text": 0o640} if source == "data:code" else {})
+
+
+class Meeting(LocalFiles):
+    """A host on which no file is made before another is."""
+
+    def __init__(self) -> None:
+        self.both = threading.Barrier(2, timeout=10)
+
+    @contextmanager
+    def create(self, path: Path, *, mode: int) -> Iterator[BinaryIO]:
+        self.both.wait()
+        with super().create(path, mode=mode) as file:
+            yield file
+
+
+def test_files_of_a_folder_do_not_wait_for_each_other(
+    tmp_path: Path, folder: ContextFolder
+) -> None:
+    (tmp_path / "data/all").mkdir()
+    for name in "abcd":
+        (tmp_path / "data/all" / name).write_text(name)
+    there = Contexts(Meeting(), tmp_path / "contexts").of("p1")
+    copied = there.stage(wanting(("data:all", "all")), Origins({"data": tmp_path / "data"}), ROOMY)
+    assert [file.path for file in copied] == [f"input/all/{name}" for name in "abcd"]

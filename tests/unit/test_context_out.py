@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from slurmbridge.context.folder import Carried, ContextFolder, Contexts
+from slurmbridge.context.carrying import MANIFEST, Carried, FolderPlace, Load, carry_out
+from slurmbridge.context.folder import ContextFolder, Contexts
 from slurmbridge.context.tree import DEPTH_LIMIT, Bounds
 from slurmbridge.errors import StagingFailed
 from slurmbridge.shell import LocalFiles
@@ -35,12 +36,16 @@ def carry(
     bounds: Bounds = ROOMY,
     may_go_on: Callable[[], bool] = lambda: True,
 ) -> Carried:
-    return folder.carry_out(target, bounds, may_go_on)
+    place = FolderPlace("results:here/p1", target)
+    return carry_out(folder, place, Load(bounds), may_go_on)
 
 
 def contents(root: Path) -> dict[str, bytes]:
+    """All files but the manifest."""
     return {
-        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != MANIFEST
     }
 
 
@@ -270,6 +275,19 @@ def test_what_an_earlier_attempt_left_is_replaced(
     carry(folder, target)
     assert contents(target) == {"output/a": b"a"}
     assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_what_a_killed_runner_had_begun_is_removed_and_of_others_nothing(
+    folder: ContextFolder, output: Path, target: Path
+) -> None:
+    (output / "a").write_bytes(b"a")
+    FolderPlace("results:here/p1", target).begin()
+    other = FolderPlace("results:here/p11", target.with_name("p11"))
+    other.begin()
+    assert len(list(target.parent.iterdir())) == 2
+    carry(folder, target)
+    left = {path.name[:4] for path in target.parent.iterdir()}
+    assert left == {"p1", ".p11"}
 
 
 def test_who_may_not_go_on_changes_nothing(

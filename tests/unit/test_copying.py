@@ -143,3 +143,19 @@ def test_after_one_that_fails_no_other_is_begun(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed):
         copy_tree(Spot(store, ""), HERE, tmp_path / "t", Bounds(1 << 30, 1000), pace=Pace(2))
     assert len(store.opened) < 150
+
+
+def test_a_file_of_many_pieces_has_the_digest_of_all_of_them(tmp_path: Path) -> None:
+    content = bytes(range(251)) * 40_000
+    before = threading.active_count()
+    found = copied(Flaky({"f": content}), tmp_path / "f", [])
+    assert found == hashlib.sha256(content).hexdigest()
+    assert threading.active_count() == before
+
+
+def test_no_thread_is_left_of_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    before = threading.active_count()
+    store = Flaky({"f": WHOLE})
+    with pytest.raises(TooMuch):
+        copy_file(Spot(store, "f"), HERE, tmp_path / "f", 3 << 20, Found("f", 0, False, "1"))
+    assert threading.active_count() == before

@@ -23,7 +23,7 @@ from slurmbridge.errors import (
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.store import ImageStore
 from tests.support.bench import Bench, PlayedSite, refused
-from tests.support.builders import Bridge, end
+from tests.support.builders import EQUIPMENT, Bridge, end
 from tests.support.front import opened
 from tests.support.specs import process_id
 from tests.support.traces import RECORDED
@@ -275,3 +275,11 @@ def test_the_command_refuses_in_one_sentence(bridge: Bridge, bench: Bench) -> No
     said = refused(bench.run("crate", wanted, target, *common), code=1)
     assert "output/made/sum.csv cannot be read: No such file" in said
     assert not Path(target).exists()
+
+
+def test_a_crate_holds_the_lock_of_what_was_installed(bridge: Bridge, tmp_path: Path) -> None:
+    wanted = finished(bridge)
+    bridge.processes.note([wanted], {"requirements": EQUIPMENT.found.model_dump(mode="json")})
+    packer(bridge).pack(wanted, tmp_path / "crate", five_safes=False)
+    lock = (tmp_path / "crate/requirements.lock").read_text()
+    assert lock == f"alpha==1.0 --hash=sha256:{'8' * 64}\n"

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from slurmbridge.cli import app
 from slurmbridge.lifecycle import ProcessState, SlurmFlag, SlurmState
-from slurmbridge.model import ProcessSpec
 from slurmbridge.script import DoctorContext, RequirementsContext, ScriptContext
+from slurmbridge.spec import ProcessSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [

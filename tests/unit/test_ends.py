@@ -19,6 +19,28 @@ SECOND = timedelta(seconds=1)
 
 # --- ends ---
 
+
+@pytest.mark.parametrize(
+    ("code", "state", "reason"),
+    [
+        (0, ProcessState.COMPLETE, "/output was full when it ended"),
+        (1, ProcessState.EXECUTOR_ERROR, "the program ended with exit code 1; /output was full"),
+    ],
+)
+def test_that_its_outputs_may_not_be_whole_is_said_of_any_end(
+    bridge: Bridge, code: int, state: ProcessState, reason: str
+) -> None:
+    one = bridge.submitted()
+    bridge.start(one)
+    bridge.leave(one, {"output.full": ""})
+    end(bridge, one, SlurmState.FAILED if code else SlurmState.COMPLETED, code)
+    bridge.look()
+    found = bridge.get(one)
+    assert found.state is state
+    assert (found.reason or "").startswith(reason)
+    assert reason in bridge.events(one)[-2].detail
+
+
 S, P = SlurmState, ProcessState
 ENDS = [
     # Slurm's word, exit code that is left, refusal that is left, verdict, part of the reason

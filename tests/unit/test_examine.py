@@ -23,8 +23,9 @@ from slurmbridge.bridge.examine import (
 from slurmbridge.context.folder import Contexts
 from slurmbridge.errors import NoNodeReady, RequestError, SchedulerUnavailable
 from slurmbridge.lifecycle import ProcessState, SlurmState
-from slurmbridge.model import NodeReadiness, ProcessSpec
+from slurmbridge.model import NodeReadiness
 from slurmbridge.shell import LocalFiles
+from slurmbridge.spec import ProcessSpec
 from slurmbridge.store import Database, Examination, NodeStore, SiteStore
 from slurmbridge.testing.scheduler import FakeScheduler, hand_clock
 from tests.support.builders import RETRY, Bridge, shipped_templates

@@ -19,7 +19,7 @@ from slurmbridge.model import Helpers
 CONTAINER = SealedContainer(
     binds=(Bind("/c/in", "/input"), Bind("/c/out", "/output", writable=True)),
     working_directory="/code",
-    bounds=Bounds(11, 22, 33, 44, 55),
+    bounds=Bounds(11, 22, 33, 44, 55, 66, 77),
     variables=("A", "HOME"),
 )
 EXPECTED = expected_facts(CONTAINER)
@@ -77,7 +77,7 @@ def test_what_may_be_missing_opens_nothing() -> None:
 
 def test_another_container_has_to_be_found_otherwise() -> None:
     other = SealedContainer(
-        CONTAINER.binds, CONTAINER.working_directory, Bounds(12, 22, 33, 44, 55), ("A",)
+        CONTAINER.binds, CONTAINER.working_directory, Bounds(12, 22, 33, 44, 55, 66, 77), ("A",)
     )
     differences = compare(REQUIRED, expected_facts(other))
     assert differences.unexpected == ("limit nproc 11", "variable HOME")
@@ -173,8 +173,9 @@ def told(sealing_helpers: Helpers) -> list[str]:
 
 def test_a_probe_tells_each_kind_of_fact_that_is_expected_from_inside(told: list[str]) -> None:
     inside = [line for line in EXPECTED if not line.startswith("outside ")]
-    # On an open host, what has to be closed is open.
-    assert kinds(inside) - kinds(told) <= {"closed"}
+    # On an open host, what has to be closed is open, and there is no /output.
+    assert kinds(inside) - kinds(told) <= {"closed", "inodes"}
+    assert '"inodes /output' in PROBE
     assert {"open", "closed"} & kinds(told)
     assert '"closed"' in PROBE
 

@@ -81,7 +81,7 @@ def test_files_that_go_away_once_more_are_no_mistake_of_the_bridge(
         raise FilesUnavailable("the files cannot be reached")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ContextFolder, "carry_out", full)
+        patched.setattr("slurmbridge.bridge.collect.carry_out", full)
         patched.setattr(ContextFolder, "exists", away)
         bridge.verbs.collector.collect()
     assert "No space left" in (bridge.get(one).reason or "")

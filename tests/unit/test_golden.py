@@ -87,6 +87,15 @@ def test_the_image_is_served_from_the_offset_on(ended: Stage) -> None:
     assert options[0] == f"offset={IMAGE.squashfs_offset}"
 
 
+def test_requirements_are_served_and_bound_where_there_are_some(ended: Stage) -> None:
+    target = b"destination=/requirements,ro"
+    assert (ended.out / "squashfuserequirements").exists() == bool(ended.spec.requirements)
+    bound = [word for word in ended.seen("argv") if word.endswith(target)]
+    assert len(bound) == bool(ended.spec.requirements)
+    pairs = ended.seen("probe")
+    assert (b"/requirements=requirements" in pairs) == bool(ended.spec.requirements)
+
+
 def test_what_is_mounted_is_seen_by_the_job_alone(ended: Stage) -> None:
     assert {b"--user", b"--mount", b"--cgroup"} <= set(ended.seen("unshare"))
 
@@ -192,6 +201,9 @@ def test_command_and_environment_arrive_byte_for_byte(ended: Stage) -> None:
     assert ended.seen("command") == [word.encode() for word in ended.spec.command]
     declared = {f"{name}={value}".encode() for name, value in ended.spec.environment.items()}
     platforms = {b"HOME=/tmp", b"PATH", b"LC_ALL"}
+    if ended.spec.requirements:
+        platforms |= {b"PYTHONPATH"}
+        assert b"PYTHONPATH=/requirements" in ended.seen("environment")
     found = set(ended.seen("environment"))
     assert declared <= found
     others = {line if line.startswith(b"HOME") else line.partition(b"=")[0] for line in found}

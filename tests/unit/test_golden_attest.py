@@ -60,7 +60,7 @@ def test_a_container_is_looked_at_from_outside_by_its_launcher(minimal: Stage) -
         "exe=pod/sb/sbseal",
         "/input=input",
         "/code=code",
-        "/output=output",
+        "/output=pod/output",
     ]
 
 

@@ -54,6 +54,28 @@ def test_an_image_that_cannot_be_mounted_is_refused(minimal: Stage) -> None:
     assert not minimal.container_was_started
 
 
+@pytest.fixture
+def equipped(tmp_path: Path) -> Stage:
+    return staged(GOLDEN / "equipped.toml", tmp_path)
+
+
+def test_requirements_that_are_not_the_recorded_ones_are_refused(equipped: Stage) -> None:
+    equipped.requirements.write_bytes(b"others")
+    assert equipped.refused() == "the requirements are not the recorded ones"
+    assert not equipped.container_was_started
+
+
+def test_requirements_that_are_gone_are_refused(equipped: Stage) -> None:
+    equipped.requirements.unlink()
+    assert equipped.refused() == "the requirements cannot be opened"
+
+
+def test_a_container_that_sees_other_requirements_is_refused(equipped: Stage) -> None:
+    equipped.not_found("outside /requirements same")
+    refused = equipped.refused()
+    assert refused == "the container is not sealed: missed outside /requirements same"
+
+
 # --- the helpers ---
 
 
@@ -146,7 +168,7 @@ def test_term_goes_to_the_program_and_not_to_what_launched_it(golden: Path, tmp_
     stage = staged(golden, tmp_path)
     stage.replace(WEIGHED_OFTEN)
     stage.program(
-        "trap 'echo program >>\"$out/term\"; echo its last words >>output/a; exit 0' TERM\n"
+        "trap 'echo program >>\"$out/term\"; echo its last words >>$out/output/a; exit 0' TERM\n"
         "while :; do sleep 0.02; done\n"
     )
     ended_by_term(stage)

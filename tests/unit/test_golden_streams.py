@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from slurmbridge.container.apptainer import OutputRules
 from tests.support.builders import GOLDEN
 from tests.support.stage import (
     WEIGHED_OFTEN,
@@ -141,7 +142,8 @@ def test_a_specification_may_ask_for_a_shorter_trace(tmp_path: Path) -> None:
 
 # --- /output ---
 
-WRITES = "head --bytes={size} /dev/zero >output/big\n"
+IN_CONTEXT = OutputRules(4 * LIMIT, in_memory=False)
+WRITES = "head --bytes={size} /dev/zero >$out/output/big\n"
 GOES_ON = "while :; do sleep 0.02; done\n"
 
 
@@ -149,7 +151,7 @@ GOES_ON = "while :; do sleep 0.02; done\n"
 def test_a_program_that_writes_more_than_the_site_takes_is_killed(
     golden: Path, tmp_path: Path
 ) -> None:
-    stage = staged(golden, tmp_path, output_limit=4 * LIMIT)
+    stage = staged(golden, tmp_path, taken=IN_CONTEXT)
     stage.replace(WEIGHED_OFTEN)
     stage.program(WRITES.format(size=5 * LIMIT) + "trap '' TERM\n" + GOES_ON)
     assert stage.run() == 137
@@ -163,7 +165,7 @@ def test_a_program_that_writes_more_than_the_site_takes_is_killed(
 
 
 def test_a_program_that_writes_less_is_left_alone(tmp_path: Path) -> None:
-    stage = staged(GOLDEN / "minimal.toml", tmp_path, output_limit=4 * LIMIT)
+    stage = staged(GOLDEN / "minimal.toml", tmp_path, taken=IN_CONTEXT)
     stage.replace(WEIGHED_OFTEN)
     stage.stub("du", """echo weighed >>"$out/weighed"; exec /usr/bin/du "$@" """)
     weighed = 'until [[ $(wc --lines <"$out/weighed") -ge 2 ]]; do sleep 0.02; done\n'
@@ -171,7 +173,8 @@ def test_a_program_that_writes_less_is_left_alone(tmp_path: Path) -> None:
     assert stage.run() == 0
 
 
-def test_outputs_that_cannot_be_weighed_now_and_then_end_nothing(minimal: Stage) -> None:
+def test_outputs_that_cannot_be_weighed_now_and_then_end_nothing(tmp_path: Path) -> None:
+    minimal = staged(GOLDEN / "minimal.toml", tmp_path, taken=IN_CONTEXT)
     minimal.replace(WEIGHED_OFTEN)
     minimal.stub(
         "du",
@@ -186,7 +189,8 @@ exec /usr/bin/du "$@" """,
     assert minimal.run() == 0
 
 
-def test_a_program_whose_outputs_can_never_be_weighed_is_killed(minimal: Stage) -> None:
+def test_a_program_whose_outputs_can_never_be_weighed_is_killed(tmp_path: Path) -> None:
+    minimal = staged(GOLDEN / "minimal.toml", tmp_path, taken=IN_CONTEXT)
     minimal.replace(WEIGHED_OFTEN)
     minimal.stub("du", "exit 1")
     minimal.program("trap '' TERM\n" + GOES_ON)
@@ -199,3 +203,48 @@ def test_a_traced_container_that_was_stopped_from_within_goes_on(minimal: Stage)
     minimal.replace(WEIGHED_OFTEN)
     minimal.program("kill -STOP $$\n")
     assert minimal.run() == 0
+
+
+@each_way
+def test_what_was_written_to_memory_is_kept_as_it_was_left(golden: Path, tmp_path: Path) -> None:
+    stage = staged(golden, tmp_path)
+    stage.program(
+        "cd $out/output\n"
+        "mkdir --mode=000 shut; mkdir -p deep/er; echo one >deep/er/one; ln deep/er/one two\n"
+        "ln -s /etc/shadow link; mkfifo pipe; truncate --size=60G sparse\n"
+        "touch $'new\\nline' -- -rf; chmod 000 two\n"
+    )
+    assert stage.run() == 0
+    output = stage.context / "output"
+    assert sorted(path.name for path in output.iterdir()) == [
+        "-rf", "deep", "link", "new\nline", "pipe", "shut", "sparse", "two",
+    ]  # fmt: skip
+    assert (output / "link").readlink() == Path("/etc/shadow")
+    assert (output / "pipe").is_fifo()
+    assert (output / "deep/er/one").stat().st_nlink == 2
+    assert (output / "two").stat().st_mode & 0o777 == 0
+    assert (output / "sparse").stat().st_blocks == 0
+    assert stage.left("output.full") is None
+
+
+def test_what_cannot_be_kept_is_the_sites_to_put_right(minimal: Stage) -> None:
+    minimal.stub(
+        "cp",
+        """[[ "$*" != *pod/output* ]] || { mkdir output.new; exit 1; }
+exec /usr/bin/cp "$@" """,
+    )
+    assert minimal.run() == 78
+    assert minimal.left("refused") == "the outputs could not be kept"
+    assert not (minimal.context / "output").exists()
+    assert not (minimal.context / "output.new").exists()
+
+
+@pytest.mark.parametrize(("left", "full"), [("0 7", True), ("7 0", True), ("10 100", False)])
+def test_that_no_more_could_be_written_is_noted(minimal: Stage, left: str, full: bool) -> None:
+    minimal.stub(
+        "stat",
+        f"""[[ "$1" != --file-system ]] || {{ echo {left}; exit; }}
+exec /usr/bin/stat "$@" """,
+    )
+    assert minimal.run() == 0
+    assert (minimal.left("output.full") is not None) is full

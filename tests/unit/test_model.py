@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurmbridge.errors import InvalidProcess
-from slurmbridge.model import ProcessSpec, parse_spec
 from slurmbridge.rules import parse_rules
+from slurmbridge.spec import ProcessSpec, parse_spec
 
 MINIMAL = {"image": "python", "command": ["true"]}
 
@@ -78,6 +78,31 @@ def test_a_time_limit_out_of_range_is_refused(minutes: int) -> None:
 )
 def test_a_warning_that_cannot_be_sent_is_refused(warn: Any, said: str) -> None:
     assert said in refused(warn=warn, time_limit_minutes=2)
+
+
+SANE = {"image": "python", "contract": "sane", "code": {"source": "code:project"}}
+
+
+def test_the_contract_sane_makes_the_command() -> None:
+    command = ("python3", "script.py", "-i", "/input", "-o", "/output", "-t", "/tmp")
+    made = parse_spec(SANE)
+    assert made.command == command
+    # As it is stored, it is read again.
+    assert parse_spec(made.model_dump(mode="json")) == made
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"command": ["python3", "other.py"]}, "the contract sane makes the command"),
+        ({"code": None}, "the contract sane needs code"),
+        ({"contract": "other"}, "contract: "),
+        ({"contract": "plain"}, "command: is missing"),
+    ],
+)
+def test_a_contract_that_is_not_kept_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidProcess, match=said):
+        parse_spec(SANE | change)
 
 
 def test_an_unknown_field_is_named() -> None:

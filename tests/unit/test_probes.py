@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slurmbridge.errors import InvalidProcess
-from slurmbridge.model import parse_spec
+from slurmbridge.spec import parse_spec
 from tests.support.escape.table import PROBES
 from tests.support.facts import environment, make_plan
 from tests.support.verdicts import BARE_OPEN, OPEN_BY_DESIGN, table

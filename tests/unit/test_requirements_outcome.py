@@ -144,6 +144,14 @@ def test_an_index_that_does_not_answer_is_not_the_submitters_fault() -> None:
     assert found.sentence.endswith("it took more than 60 s; the index did not answer")
 
 
+def test_a_container_that_does_not_start_is_the_site_s_fault_unless_pip_says_so() -> None:
+    missing = "while mounting /shared/wheels: mount source /shared/wheels doesn't exist"
+    found = failed(f"FATAL:   container creation failed: {missing}\n", exit_code="255")
+    assert (found.fault, found.side) == (Fault.SITE, "site")
+    assert found.sentence.endswith(f"did not start: container creation failed: {missing}")
+    assert failed("Collecting a\nFATAL:   a program of a package said so\n").side == "submitter"
+
+
 def test_what_the_script_refused_is_the_sites_and_what_it_stopped_the_submitters() -> None:
     refused = failed("", refused="mksquashfs is missing")
     assert (refused.fault, refused.sentence) == (Fault.SITE, "mksquashfs is missing")

@@ -10,6 +10,7 @@ import pytest
 from slurmbridge.bridge import dispatch
 from slurmbridge.bridge.collect import MISSING_CONTEXT_KEPT
 from slurmbridge.bridge.logs import PIECE_BYTES
+from slurmbridge.context.carrying import MANIFEST
 from slurmbridge.context.folder import ContextFolder
 from slurmbridge.errors import SchedulerUnavailable
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, SlurmState
@@ -46,12 +47,14 @@ def collected_elsewhere(bridge: Bridge) -> None:
 
 
 def results(bridge: Bridge, wanted: str) -> dict[str, str]:
-    """Everything in the store beside and below the results of a Process, but trace reports."""
+    """Everything in the store beside and below the results of a Process, but trace reports and
+    manifests.
+    """
     root = bridge.root / "results"
     return {
         str(path.relative_to(root / "processes")): path.read_text()
         for path in root.rglob("*")
-        if path.is_file() and not path.name.startswith("trace-report.")
+        if path.is_file() and not path.name.startswith(("trace-report.", MANIFEST))
     }
 
 

@@ -73,8 +73,13 @@ CONTEXT = ScriptContext(
     sbseal_sha256=Directive("3" * 64),
     sbprobe_sha256=Directive("4" * 64),
     log_limit=Directive("65536"),
-    output_limit=Directive("131072"),
-    seal=seal(SealedContainer((), "/code", Bounds(64, 64, 1 << 20, 1 << 20, 1 << 20), ())),
+    output_in_memory=True,
+    output_bytes=Directive("131072"),
+    output_inodes=Directive("11"),
+    code_sha256=Directive("6" * 64),
+    seal=seal(
+        SealedContainer((), "/code", Bounds(64, 64, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 11), ())
+    ),
     traced=True,
     trace_filtered=True,
     trace_calls="%process",

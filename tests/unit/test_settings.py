@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from slurmbridge.errors import ConfigurationError
-from slurmbridge.settings import SYSTEM_FILE, Settings, Transport, config_file, load, origins
+from slurmbridge.requirements import Index, StepLimits, Wheelhouse
+from slurmbridge.sections import Transport
+from slurmbridge.settings import SYSTEM_FILE, Settings, config_file, load, origins
 
 MINIMAL = """
 contexts = "/shared/contexts"
@@ -143,6 +145,33 @@ def test_a_value_that_cannot_be_meant_is_refused_by_its_key(
     assert key in refused(write(MINIMAL + text))
 
 
+QUARANTINE = "[stores.quarantine]\nfolder = '/q'\nread = false\nwrite = false\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (QUARANTINE, "stores.quarantine: neither read nor write is set"),
+        ("[review]\nstore = 'none'", "names no store that is a folder: 'none'"),
+        (
+            QUARANTINE.replace("read = false", "read = true") + "[review]\nstore = 'quarantine'",
+            "needs read = false and write = false",
+        ),
+        ("[review]\naccounts = ['research']", "review.accounts needs review.store"),
+        (QUARANTINE + "[review]\nstore = 'quarantine'\naccounts = []", "review.accounts"),
+    ],
+)
+def test_a_review_that_others_could_get_around_is_refused(
+    text: str, said: str, write: Write
+) -> None:
+    assert said in refused(write(MINIMAL + text))
+
+
+def test_outputs_wait_where_nobody_reads_or_writes(write: Write) -> None:
+    settings = load(write(MINIMAL + QUARANTINE + "[review]\nstore = 'quarantine'"))
+    assert settings.review.store == "quarantine"
+
+
 @pytest.mark.parametrize(
     "folder",
     ["/with space", "relative", "", "/a,b", "/a\\nb", "/a'b", "/a$b", "/ü", "/", "/a/-rf", "/%u"],
@@ -259,5 +288,69 @@ def test_each_value_is_told_with_its_origin(write: Write, monkeypatch: pytest.Mo
 def test_every_setting_has_an_origin(write: Write) -> None:
     path = write(MINIMAL)
     keys = {key.partition(".")[0] for key, _, _ in origins(load(path), path)}
-    # Without clusters there is nothing below it.
-    assert keys == set(Settings.model_fields) - {"clusters"}
+    # Without clusters and mirrors there is nothing below them.
+    assert keys == set(Settings.model_fields) - {"clusters", "mirrors"}
+
+
+REQUIREMENTS = (
+    MINIMAL
+    + """
+[requirements]
+partition = "network"
+default_source = "pypi"
+[requirements.sources.pypi]
+url = "https://pypi.example/simple/"
+proxy = "http://proxy.example:3128"
+certificates = "/etc/ssl/site.pem"
+[requirements.sources.wheels]
+folder = "/shared/wheels"
+sources_built = true
+"""
+)
+
+
+def test_nothing_is_installed_unless_there_is_a_source(write: Write) -> None:
+    found = load(write(MINIMAL)).requirements
+    assert (found.sources, found.usual_source) == ({}, None)
+
+
+def test_sources_of_requirements_are_indexes_and_wheelhouses(write: Write) -> None:
+    found = load(write(REQUIREMENTS)).requirements
+    places = [source.place(name) for name, source in found.sources.items()]
+    assert places == [
+        Index(
+            "pypi", "https://pypi.example/simple/", "/etc/ssl/site.pem", "http://proxy.example:3128"
+        ),
+        Wheelhouse("wheels", "/shared/wheels"),
+    ]
+    assert [source.sources_built for source in found.sources.values()] == [False, True]
+    assert (found.usual_source, found.limits) == ("pypi", StepLimits())
+
+
+def test_the_only_source_is_the_usual_one_and_of_several_one_is_named(write: Write) -> None:
+    several = REQUIREMENTS.replace('default_source = "pypi"\n', "")
+    assert load(write(several)).requirements.usual_source is None
+    only = several.partition("[requirements.sources.wheels]")[0]
+    assert load(write(only)).requirements.usual_source == "pypi"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"pypi"\n', '"gone"\n', "default_source names no source: 'gone'"),
+        ('url = "https', 'url = "ftp', "sources.pypi: 'ftp://pypi.example/simple/' is no address"),
+        ("pypi.example", "me:secret@pypi.example", "must need no credentials"),
+        ('folder = "/shared/wheels"\n', "", "sources.wheels: needs a url or a folder"),
+        ('url = "', 'folder = "/wheels"\nurl = "', "a folder has no url, certificates or proxy"),
+    ],
+)
+def test_a_source_that_is_none_is_refused(write: Write, old: str, new: str, told: str) -> None:
+    said = refused(write(REQUIREMENTS.replace(old, new)))
+    assert told in said
+    assert "secret" not in said
+
+
+def test_a_cluster_installs_where_it_says(write: Write) -> None:
+    text = CLUSTERS + 'requirements.partition = "network"\nrequirements.folder = "/scratch/r"\n'
+    far = load(write(text)).clusters["far"].requirements
+    assert (far.partition, far.folder, far.account) == ("network", Path("/scratch/r"), None)

@@ -12,6 +12,7 @@ from slurmbridge.errors import ConfigurationError
 from slurmbridge.script import DEFAULT_TEMPLATES, DOCTOR
 from slurmbridge.settings import load
 from slurmbridge.wiring import Site
+from tests.support.specs import HELPERS, IMAGE, spec
 
 
 @dataclass
@@ -101,3 +102,20 @@ def test_helpers_that_cannot_be_built_are_told(host: Host, monkeypatch: pytest.M
 def test_without_a_schema_nothing_is_said_of_helpers(host: Host) -> None:
     [problem] = host.site().check()
     assert problem.startswith("database: the database has schema none")
+
+
+def test_templates_that_cannot_install_are_told_where_something_is_installed(host: Host) -> None:
+    templates = host.folder / "templates"
+    shutil.copytree(DEFAULT_TEMPLATES, templates)
+    (templates / "parts/requirements_run.j2").unlink()
+    assert host.check(templates=str(templates)) == []
+    sources = {"requirements.sources.wheels.folder": "/shared/wheels"}
+    [problem] = host.check(templates=str(templates), **sources)
+    assert problem.startswith(f"templates: the templates folder {templates} cannot install")
+
+
+def test_a_script_can_be_looked_at_before_anything_is_installed(host: Host) -> None:
+    site = host.site(**{"requirements.sources.wheels.folder": "/shared/wheels"})
+    site.migrate()
+    text = site.cluster().render("0" * 26, spec(requirements="data:r.txt"), IMAGE, HELPERS)
+    assert f"exec 9<{host.folder}/requirements/{'0' * 64}/made/requirements.sqsh" in text

@@ -22,6 +22,7 @@ from slurmbridge.errors import (
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, is_legal
 from slurmbridge.store import (
     Change,
+    ContextLedger,
     Database,
     ImageStore,
     LogStore,
@@ -459,7 +460,7 @@ def test_what_has_ended_is_moved_by_nobody(store: ProcessStore, final: ProcessSt
     for phase in Phase:
         if phase is not Phase.DONE:
             assert claim(store, phase=phase) == []
-    assert store.ended([ONE, TWO]) == [ONE]
+    assert ContextLedger(store._database).due([ONE, TWO], now=START) == [ONE]
 
 
 def test_events_are_told_in_the_order_in_which_they_were_written(store: ProcessStore) -> None:

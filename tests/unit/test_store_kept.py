@@ -302,7 +302,7 @@ def test_a_new_token_ends_the_earlier_one_of_its_name(database: Database) -> Non
     tokens.add("alice", "2", now=START)
     tokens.add("bob", "3", now=START)
     assert [tokens.name_of(sha256) for sha256 in "123"] == [None, "alice", "bob"]
-    assert [name for name, _ in tokens.all()] == ["alice", "bob"]
+    assert [name for name, *_ in tokens.all()] == ["alice", "bob"]
     assert tokens.remove("alice")
     assert not tokens.remove("alice")
     assert tokens.name_of("2") is None

@@ -140,7 +140,6 @@ def test_a_store_is_a_folder_unless_it_says_otherwise() -> None:
     ("settings", "why"),
     [
         ({"folder": "relative"}, "absolute"),
-        ({"folder": "/a", "read": False}, "neither read nor write"),
         ({"folder": "/a", "url": "https://a"}, "Extra inputs"),
         ({"kind": "ftp"}, "does not match any"),
         (WEB | {"url": "https://me:word@a/"}, "holds a user"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurmbridge.container.apptainer import recording
-from slurmbridge.model import TraceLevel
+from slurmbridge.spec import TraceLevel
 from slurmbridge.trace import Begin, Follower
 from slurmbridge.trace.events import (
     Created,

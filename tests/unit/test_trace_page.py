@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from slurmbridge.model import TraceLevel
 from slurmbridge.rules import Outcome, Place
+from slurmbridge.spec import TraceLevel
 from slurmbridge.trace import Follower
 from slurmbridge.trace import events as ev
 from slurmbridge.trace.drawing import LANES, LEFT, RIGHT, drawn
@@ -375,7 +375,15 @@ def largest() -> StreamReport:
         happened.append(ev.Started(n, time, child, key, False))
         for _ in range(3):
             happened.append(ev.Executed(n, time, child, b"/tmp/" + raw, (raw,) * 3, True, ""))
-        for folder in (b"/input/", b"/output/", b"/tmp/", b"/usr/", b"/code/", b"/deps/", b"/x/"):
+        for folder in (
+            b"/input/",
+            b"/output/",
+            b"/tmp/",
+            b"/usr/",
+            b"/code/",
+            b"/requirements/",
+            b"/x/",
+        ):
             happened.append(opened(folder + raw, line=n))
             happened.append(opened(folder + raw, error="E", line=n))
         happened.append(ev.Renamed(n, time, child, raw, b"/tmp/" + raw, False, ""))

@@ -263,7 +263,7 @@ def test_a_long_argv_is_cut() -> None:
         (b"/input/a\nb", Place.INPUT),
         (b"/inputs/a", Place.UNEXPECTED),
         (b"/code/a.py", Place.CODE),
-        (b"/deps/numpy", Place.REQUIREMENT),
+        (b"/requirements/numpy", Place.REQUIREMENT),
         (b"/output/a", Place.OUTPUT),
         (b"/dev/shm/a", Place.TEMPORARY),
         (b"/var/tmp/a", Place.TEMPORARY),

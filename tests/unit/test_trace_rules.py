@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from slurmbridge.errors import ConfigurationError, InvalidProcess
-from slurmbridge.model import ProcessSpec, parse_spec
 from slurmbridge.rules import (
     BYTES_LIMIT,
     RULES_LIMIT,
@@ -25,6 +24,7 @@ from slurmbridge.rules import (
     TraceRules,
     parse_rules,
 )
+from slurmbridge.spec import ProcessSpec, parse_spec
 from slurmbridge.trace.amounts import AMOUNTS
 from slurmbridge.trace.calls import unusual
 from slurmbridge.trace.judge import _CHECKS, RECORD, default_rules

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given, settings
 
-from slurmbridge.model import TraceLevel
 from slurmbridge.rules import Outcome
+from slurmbridge.spec import TraceLevel
 from slurmbridge.trace import Follower, text
 from slurmbridge.trace import events as ev
 from slurmbridge.trace.events import Key

@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from slurmbridge.errors import BridgeUnreachable, NotTraced, StagingFailed, UnknownProcess
-from slurmbridge.model import TraceLevel
+from slurmbridge.spec import TraceLevel
 from slurmbridge.store import packed
 from slurmbridge.trace import text
 from slurmbridge.trace.judge import default_rules

@@ -11,27 +11,32 @@ from slurmbridge.bridge.checks import Rules
 from slurmbridge.bridge.collect import Collector, CollectRules
 from slurmbridge.bridge.desk import Desk
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
+from slurmbridge.bridge.keeping import Keeper, Retention
 from slurmbridge.bridge.logs import LogKeeper
 from slurmbridge.bridge.observe import Observer, Patience
 from slurmbridge.bridge.reading import ReadingProcess, TraceReader
 from slurmbridge.bridge.recover import Recoverer, RecoverRules
 from slurmbridge.bridge.render import Renderer
+from slurmbridge.bridge.review import Reviewer, ReviewRules
 from slurmbridge.bridge.standing import Actor, Standing, beats_of
 from slurmbridge.clock import Absences
 from slurmbridge.container.signing import SigningKey
-from slurmbridge.context.folder import Contexts
+from slurmbridge.context.carrying import Destinations
+from slurmbridge.context.folder import Contexts, Origins
 from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.runner import Cadence, Runner, Verbs
 from slurmbridge.scheduler.manners import Breaker, Bucket, Budget, PoliteScheduler
 from slurmbridge.scheduler.manners import Patience as BreakerPatience
 from slurmbridge.store import (
+    ContextLedger,
     Database,
     HelperStore,
     ImageStore,
     Limits,
     LogStore,
     ProcessStore,
+    ReviewLedger,
     Roster,
     RunnerStatus,
     SiteStore,
@@ -166,8 +171,17 @@ class Site:
         def patience() -> Patience:
             return Patience(lambda: _ABSENCE, Absences(actor.clock.monotonic, most=2 * often))
 
+        keeper = Keeper(
+            contexts,
+            ContextLedger(database),
+            slurm,
+            Retention(),
+            actor,
+            mark=self.host.key.public,
+            ours=lambda: {self.host.key.public},
+        )
         return Verbs(
-            dispatcher=self._dispatcher(database, slurm, contexts, actor),
+            dispatcher=self._dispatcher(database, slurm, contexts, keeper, actor),
             observer=Observer(
                 processes,
                 slurm,
@@ -181,17 +195,44 @@ class Site:
             collector=Collector(
                 processes,
                 logs,
-                CollectRules(contexts, self.host.stores, "results:processes", _SPACE, 20, _RETRY),
+                CollectRules(
+                    contexts=contexts,
+                    keeper=keeper,
+                    destinations=Destinations(self.host.stores),
+                    default_destination="results:processes",
+                    output=_SPACE,
+                    batch=20,
+                    retry=_RETRY,
+                    carrying_by=lambda: Beside(self.stage),
+                ),
                 key=self.host.key,
                 traces=TraceReader(default_rules(), ReadingProcess),
                 actor=actor,
+            ),
+            keeper=keeper,
+            reviewer=Reviewer(
+                processes,
+                ReviewLedger(database),
+                ReviewRules(
+                    waiting=None,
+                    destinations=Destinations(self.host.stores),
+                    default_destination="results:processes",
+                    retry=_RETRY,
+                    carrying_by=lambda: Beside(self.stage),
+                ),
+                actor,
             ),
             logs=logs,
             tally=slurm.tally,
         )
 
     def _dispatcher(
-        self, database: Database, slurm: PoliteScheduler, contexts: Contexts, actor: Actor
+        self,
+        database: Database,
+        slurm: PoliteScheduler,
+        contexts: Contexts,
+        keeper: Keeper,
+        actor: Actor,
     ) -> Dispatcher:
         def beside() -> Executor:
             return Beside(self.stage)
@@ -204,12 +245,15 @@ class Site:
             Renderer(templates(), CONTEXTS),
             DispatchRules(
                 contexts=contexts,
-                stores=self.host.stores,
+                keeper=keeper,
+                origins=Origins(self.host.stores),
+                destinations=Destinations(self.host.stores),
                 staging=_SPACE,
                 batch=6,
                 retry=_RETRY,
                 in_progress=self.limits,
                 beside=beside,
+                staging_by=beside,
             ),
             actor,
         )

@@ -15,8 +15,8 @@ from typing import Any
 from slurmbridge.bridge.standing import Standing
 from slurmbridge.container.signing import load_key
 from slurmbridge.errors import IllegalTransition, SlurmBridgeError
-from slurmbridge.model import ProcessSpec, parse_spec
 from slurmbridge.runner import Runner
+from slurmbridge.spec import ProcessSpec, parse_spec
 from slurmbridge.testing.simulation.cluster import ACCOUNTS, PARTITIONS
 from slurmbridge.testing.simulation.gate import Journal, Machine
 from slurmbridge.testing.simulation.site import CONTEXTS, IDLE_SECONDS, LEASE_SECONDS, Host, Site

@@ -48,7 +48,6 @@ add("F1a", "the node's /etc/shadow can be read",
 add("F1d", "the home of the service user can be listed", folder("{real_home}"))
 add("F1e", "the Data Stores can be listed", folder("{store}"))
 add("F1f", "another Process's input can be read", secret_in("{neighbour}/input/{token}/secret"))
-add("F1g", "another Process's output can be read", secret_in("{neighbour}/output/secret"))
 add("F1i", "another Process's variables can be read", secret_in("{neighbour}/environment.list"))
 add("F1j", "the contexts can be listed", folder("{contexts}"))
 add("F1k", "the images can be listed", folder("{images}"))
@@ -68,6 +67,13 @@ def homes(_facts: Facts) -> Finding:
     """alice, who is only on the cluster."""
     names = os.listdir("/home")
     return opened(names) if "alice" in names else closed(names)
+
+
+@probe("F1g", "another Process's output can be read")
+def output_of_another(facts: Facts) -> Finding:
+    """In its context, or as one of the processes sees it that can be looked at."""
+    roots = [facts["neighbour"], *(f"/proc/{name}/root" for name in os.listdir("/proc"))]
+    return any_of(roots, lambda root: holds(f"{root}/output/secret", facts["secret"]))
 
 
 @probe("F1h", "another Process's temporary files can be read")
