@@ -22,6 +22,8 @@ T = TypeVar("T")
 _SHARE = 0.5
 # Of the bucket, what submissions leave for looking and canceling.
 _RESERVE = 0.25
+# Seconds: Slurm's own default (slurm.conf), for as long as a cluster's is not known.
+_USUAL_MIN_JOB_AGE = 300
 # Calls to slurmctld that one call of ours makes; what accounting is asked is none.
 _COST = {"jobs": 1, "history": 0, "cancel": 1, "withdraw": 3, "backlog": 1, "capability": 4,
          "nodes": 1, "submit": 1}  # fmt: skip
@@ -264,7 +266,9 @@ def next_look_seconds(poll_seconds: float, rest_seconds: float, min_job_age: int
     """How long to wait until the next look at the queue. Pure.
 
     A controller that takes long for an answer has much to do, and is left to it for a multiple of
-    that time. But an ended job is known for MinJobAge alone, and has to be seen in it.
+    that time. But an ended job is known for MinJobAge alone, and has to be seen in it. What was
+    measured is believed no further than that: a host that slept, or a clock that was set, in the
+    midst of a look makes it seem to have lasted for hours.
     """
-    wanted = max(poll_seconds, rest_seconds)
-    return min(wanted, max(poll_seconds, min_job_age / 3)) if min_job_age else wanted
+    longest = (min_job_age or _USUAL_MIN_JOB_AGE) / 3
+    return min(max(poll_seconds, rest_seconds), max(poll_seconds, longest))
