@@ -38,6 +38,7 @@ from slurmbridge.spec import ARCHIVES, Code, Input, ProcessSpec
 LOG_FILES = {"stdout": "stdout.txt", "stderr": "stderr.txt", "job": "job.log"}
 TRACE = "trace.zst"
 _OWNER = ".bridge"
+_GONE = ".gone"
 _HERE = LocalFiles()
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _SMALL = 64 * 1024
@@ -147,7 +148,7 @@ class Contexts:
             StagingFailed
         """
         try:
-            return [entry.name for entry in self.files.list(self.root)]
+            return sorted({process_of(entry.name) for entry in self.files.list(self.root)})
         except OSError as error:
             raise StagingFailed(f"the contexts cannot be listed: {error.strerror}") from error
 
@@ -427,10 +428,32 @@ class ContextFolder:
             if self._spool is not None:
                 (self._spool / f"{self._id}.zst").unlink(missing_ok=True)
                 shutil.rmtree(self._room, ignore_errors=True)
+            self._move_away()
             with suppress(FileNotFoundError):
-                self._files.remove_tree(self.path)
+                self._files.remove_tree(self._gone)
         except OSError as error:
             raise StagingFailed(f"the context cannot be removed: {error.strerror}") from error
+
+    @property
+    def _gone(self) -> Path:
+        return self.path.with_name(f".{self._id}{_GONE}")
+
+    def _move_away(self) -> None:
+        """From here on no job finds it: one that comes late would take what is half removed."""
+        with suppress(FileNotFoundError):
+            try:
+                self._files.rename(self.path, self._gone)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+                # What an earlier try has left.
+                self._files.remove_tree(self._gone)
+                self._files.rename(self.path, self._gone)
+
+
+def process_of(name: str) -> str:
+    """Whose context something is that lies where contexts are, be it moved away or not."""
+    return name[1 : -len(_GONE)] if name.startswith(".") and name.endswith(_GONE) else name
 
 
 @contextmanager

@@ -428,3 +428,37 @@ def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(
     folder.remove()
     assert (tmp_path / "outside/kept").exists()
     assert stat.S_IMODE((tmp_path / "outside").stat().st_mode) == 0o750
+
+
+def test_a_job_that_comes_while_a_context_is_destroyed_finds_none(
+    folder: ContextFolder, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it could take a context from which the claim of the job before has gone already."""
+    (folder.path / "claim").symlink_to("41")
+    seen = []
+    remove_tree = LocalFiles.remove_tree
+
+    def look_first(files: LocalFiles, path: Path) -> None:
+        seen.append((folder.path.exists(), (path / "claim").is_symlink()))
+        remove_tree(files, path)
+
+    monkeypatch.setattr(LocalFiles, "remove_tree", look_first)
+    folder.remove()
+    assert seen == [(False, True)]
+    assert list(folder.path.parent.iterdir()) == []
+
+
+def test_what_an_interrupted_destruction_left_is_destroyed_with_the_context(
+    folder: ContextFolder, output: Path, tmp_path: Path
+) -> None:
+    contexts = Contexts(LocalFiles(), folder.path.parent)
+    folder.path.rename(folder.path.with_name(".p1.gone"))
+    assert contexts.names() == ["p1"]
+    folder.make(b"", b"", b"")
+    assert contexts.names() == ["p1"]
+    folder.remove()
+    assert list(folder.path.parent.iterdir()) == []
+    folder.make(b"", b"", b"")
+    folder.path.rename(folder.path.with_name(".p1.gone"))
+    folder.remove()
+    assert list(folder.path.parent.iterdir()) == []

@@ -239,7 +239,12 @@ class GatedFiles:
 
     def rename(self, old: Path, new: Path) -> None:
         """See Files."""
-        self._do(f"rename {old} to {new}", lambda: self._files.rename(old, new))
+
+        def rename() -> None:
+            self._before_change(old, True)
+            self._files.rename(old, new)
+
+        self._do(f"rename {old} to {new}", rename)
 
     def set_mode(self, path: Path, mode: int) -> None:
         """See Files."""

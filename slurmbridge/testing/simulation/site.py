@@ -22,7 +22,7 @@ from slurmbridge.bridge.standing import Actor, Standing, beats_of
 from slurmbridge.clock import Absences
 from slurmbridge.container.signing import SigningKey
 from slurmbridge.context.carrying import Destinations
-from slurmbridge.context.folder import Contexts, Origins
+from slurmbridge.context.folder import Contexts, Origins, process_of
 from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.runner import Cadence, Runner, Verbs
@@ -274,12 +274,13 @@ class Site:
 
     def _before_change(self, path: Path, removed: bool) -> None:
         """A context belongs to the job that works in it, and before that to who prepares it."""
-        process_id = path.relative_to(CONTEXTS).parts[0]
+        name = path.relative_to(CONTEXTS).parts[0]
+        process_id = process_of(name)
         machine = self._gate_now().machine
         if not self.auditor.holds(machine.runner, process_id):
             self.journal.figures["trespasses"] += 1
             self.truth.trespassed.add(process_id)
-        if removed and (life := self.truth.works_in(process_id)):
+        if removed and name == process_id and (life := self.truth.works_in(process_id)):
             detail = f"{path} is removed while job {life.job.report.job_id} works there"
             self.stage.fail(Violation("context destroyed", process_id, detail))
             self.stage.check_alive()
