@@ -200,6 +200,14 @@ class RetentionSettings(Section):
     orphan_hours: Annotated[float, Field(ge=0, le=87_600)] = 168
 
 
+class CacheSettings(Section):
+    """What is kept of inputs on each cluster."""
+
+    # 0: nothing.
+    size_mib: Annotated[int, Field(ge=0)] = 0
+    least_mib: Annotated[int, Field(ge=0)] = 16
+
+
 class InstallSettings(Section):
     """Where requirements are installed on a cluster, and by what job."""
 

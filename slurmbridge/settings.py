@@ -15,6 +15,7 @@ from pydantic_settings import (
 from slurmbridge.errors import ConfigurationError
 from slurmbridge.sections import (
     ApiSettings,
+    CacheSettings,
     ClusterSettings,
     CodeSettings,
     DoctorSettings,
@@ -87,6 +88,7 @@ class Settings(BaseSettings):
     image_trust: ImageTrustSettings = ImageTrustSettings()
     requirements: RequirementsSettings = RequirementsSettings()
     retention: RetentionSettings = RetentionSettings()
+    cache: CacheSettings = CacheSettings()
     code: CodeSettings = CodeSettings()
     mirrors: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], MirrorSettings] = (
         Field(default_factory=dict)

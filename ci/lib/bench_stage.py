@@ -24,7 +24,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from slurmbridge.context.copying import Pace, Reading
-from slurmbridge.context.folder import Contexts, Origins
+from slurmbridge.context.folder import Contexts
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.tree import Bounds
 from slurmbridge.shell import LocalFiles
 from slurmbridge.spec import parse_spec

@@ -50,6 +50,9 @@ MEANING = {
     "or CANCELED, with all that it was given; 0: it is destroyed at the end, as all others are.",
     "retention.orphan_hours": "After how long a context is destroyed for which there is neither a "
     "Process in the database nor a job in Slurm; 0: never.",
+    "cache.size_mib": "How much of the file system of a cluster's contexts the cache of inputs may "
+    "take ([Inputs that many need](stores.md#inputs-that-many-need)); 0: there is none.",
+    "cache.least_mib": "From which size on a file is kept in the cache.",
     "slurm.transport": "How Slurm is reached. `auto`: pyslurm where it can be imported, else the "
     "commands.",
     "slurm.calls_per_second": "How many calls to slurmctld are made on average; half of what "

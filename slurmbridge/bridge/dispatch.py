@@ -20,14 +20,10 @@ from slurmbridge.bridge.requirements import AWAITED, Installer
 from slurmbridge.bridge.seal import sealing
 from slurmbridge.bridge.standing import Actor
 from slurmbridge.context.approval import Approved
+from slurmbridge.context.cache import Linked
 from slurmbridge.context.carrying import Destinations
-from slurmbridge.context.folder import (
-    ContextFolder,
-    Contexts,
-    ContextTaken,
-    Origins,
-    below_sha256,
-)
+from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken, below_sha256
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import (
     HelpersMissing,
@@ -343,6 +339,8 @@ class Dispatcher:
         copied = folder.stage(entry.spec, replace(rules.origins, watch=watch), rules.staging)
         size = sum(file.size_bytes for file in copied)
         detail = f"staged {len(copied)} files, {size} bytes"
+        if there := sum(file.size_bytes for file in copied if isinstance(file, Linked)):
+            detail += f", {there} of them from the cache"
         inputs = [asdict(file) for file in copied[:INPUTS_KEPT]]
         code_sha256 = below_sha256(copied, "code") if entry.spec.code else None
         if rules.approved and code_sha256:

@@ -95,7 +95,7 @@ def patiently(action: Callable[[], T], pace: Pace) -> T:
             pace.pause(failures, error)
 
 
-class _Allowance:
+class Allowance:
     """The bytes that may still be written, by whatever thread."""
 
     def __init__(self, size: int) -> None:
@@ -116,6 +116,40 @@ class _Allowance:
             self._left += size
 
 
+class Copying(Protocol):
+    """How one plain file gets from a tree to a sink, under the name that it has there."""
+
+    def __call__(
+        self, source: Spot, sink: Sink, name: str, allowance: Allowance, file: Found, pace: Pace, /
+    ) -> Copied:
+        """Raises NotPlain, TooMuch, and what store and sink raise."""
+        ...
+
+
+def copy_one(
+    source: Spot, sink: Sink, name: str, allowance: Allowance, file: Found, pace: Pace, /
+) -> Copied:
+    """Copy, again from the beginning where the sink breaks off."""
+    failures = 0
+    before: _Done | None = None
+    while True:
+        done = _Done()
+        try:
+            return _copy(source, sink, name, allowance, file, pace, done)
+        except FileExistsError:
+            # Of the try before, whose answer was lost; nobody else writes here.
+            if before and sink.size_of(name) == before.size_bytes:
+                return Copied(file.path, before.size_bytes, before.sha256)
+            raise
+        except StoreUnavailable as error:
+            failures += 1
+            if not sink.may_break_off or failures >= pace.attempts:
+                raise
+            allowance.give(done.size_bytes)
+            pace.pause(failures, error)
+            before = done
+
+
 def copy_tree(
     source: Spot,
     sink: Files,
@@ -124,9 +158,11 @@ def copy_tree(
     *,
     programs: bool = False,
     pace: Pace = Pace(),
+    copying: Copying = copy_one,
 ) -> tuple[list[Copied], list[Ignored]]:
     """`carry_tree` to the folder `target` of a host, which is made if need be."""
-    return carry_tree(source, HostSink(sink, target), bounds, programs=programs, pace=pace)
+    place = HostSink(sink, target)
+    return carry_tree(source, place, bounds, programs=programs, pace=pace, copying=copying)
 
 
 def carry_tree(
@@ -137,6 +173,7 @@ def carry_tree(
     programs: bool = False,
     pace: Pace = Pace(),
     wanted: Callable[[str], str | None] = lambda _path: None,
+    copying: Copying = copy_one,
 ) -> tuple[list[Copied], list[Ignored]]:
     """Copy the plain files below a folder.
 
@@ -161,12 +198,12 @@ def carry_tree(
             left = [file for file in files if file.path.startswith(f"{folder}/")]
             ignored += [Ignored(printable(file.path), str(error)) for file in left]
             files = [file for file in files if file not in left]
-    allowance = _Allowance(bounds.bytes)
+    allowance = Allowance(bounds.bytes)
 
     def copy(file: Found) -> Copied | Ignored:
         try:
             meant = file if programs else replace(file, executable=False)
-            return _copied(source.below(file.path), sink, file.path, allowance, meant, pace)
+            return copying(source.below(file.path), sink, file.path, allowance, meant, pace)
         except (NotPlain, FileNotFoundError):
             return Ignored(printable(file.path), "changed while it was copied")
         except PermissionError:
@@ -199,7 +236,13 @@ def _each(
 
 
 def copy_file(
-    source: Spot, sink: Files, target: Path, limit: int, file: Found, pace: Pace = Pace()
+    source: Spot,
+    sink: Files,
+    target: Path,
+    limit: int,
+    file: Found,
+    pace: Pace = Pace(),
+    copying: Copying = copy_one,
 ) -> Copied:
     """Copy a plain file to a new one. `file` says what it is called in what is returned and raised,
     and whether the copy may be executed; its size does not count.
@@ -209,7 +252,7 @@ def copy_file(
         TooMuch: it holds more than `limit` bytes.
     """
     place = HostSink(sink, target.parent)
-    return _copied(source, place, target.name, _Allowance(limit), file, pace)
+    return copying(source, place, target.name, Allowance(limit), file, pace)
 
 
 def carry_file(source: Spot, sink: Sink, name: str, limit: int, pace: Pace = Pace()) -> Copied:
@@ -218,31 +261,7 @@ def carry_file(source: Spot, sink: Sink, name: str, limit: int, pace: Pace = Pac
     Raises:
         NotPlain, TooMuch: as `copy_file`.
     """
-    return _copied(source, sink, name, _Allowance(limit), plain(name), pace)
-
-
-def _copied(
-    source: Spot, sink: Sink, name: str, allowance: _Allowance, file: Found, pace: Pace
-) -> Copied:
-    """Copy, again from the beginning where the sink breaks off."""
-    failures = 0
-    before: _Done | None = None
-    while True:
-        done = _Done()
-        try:
-            return _copy(source, sink, name, allowance, file, pace, done)
-        except FileExistsError:
-            # Of the try before, whose answer was lost; nobody else writes here.
-            if before and sink.size_of(name) == before.size_bytes:
-                return Copied(file.path, before.size_bytes, before.sha256)
-            raise
-        except StoreUnavailable as error:
-            failures += 1
-            if not sink.may_break_off or failures >= pace.attempts:
-                raise
-            allowance.give(done.size_bytes)
-            pace.pause(failures, error)
-            before = done
+    return copy_one(source, sink, name, Allowance(limit), plain(name), pace)
 
 
 class _Done:
@@ -290,7 +309,7 @@ def _copy(
     source: Spot,
     sink: Sink,
     name: str,
-    allowance: _Allowance,
+    allowance: Allowance,
     file: Found,
     pace: Pace,
     done: _Done,

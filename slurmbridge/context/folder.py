@@ -5,31 +5,23 @@ import secrets
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from slurmbridge.context.archives import unpack
-from slurmbridge.context.commits import Mirrors
-from slurmbridge.context.copying import (
-    IN_FOLDERS,
-    NOBODY,
-    Pace,
-    Reading,
-    Watching,
-    copy_file,
-    copy_tree,
-)
+from slurmbridge.context.cache import Cache
+from slurmbridge.context.copying import Copying, Pace, copy_file, copy_one, copy_tree
 from slurmbridge.context.digests import tree_sha256
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.tree import (
     Below,
     Bounds,
     Copied,
-    Found,
     Spot,
     TooMuch,
     plain,
-    version_of,
+    seen,
 )
 from slurmbridge.errors import InvalidProcess, StagingFailed, StoreForbids
 from slurmbridge.shell import Entry, Files, Kind, LocalFiles, NotPlain
@@ -73,37 +65,6 @@ class Left:
         return self.attested.partition(" ")[0] if self.attested else None
 
 
-@dataclass(frozen=True, slots=True)
-class Origins:
-    """Where code and inputs come from: stores that are folders of this host, those that are not,
-    and mirrors of repositories.
-    """
-
-    folders: Mapping[str, Path]
-    remote: Mapping[str, Reading] = field(default_factory=dict)
-    mirrors: Mirrors | None = None
-    watch: Watching = NOBODY
-
-    @property
-    def pace(self) -> Pace:
-        """How files of this host are copied."""
-        return Pace(IN_FOLDERS, watch=self.watch)
-
-    def find(self, store: str) -> Reading:
-        """A store. Raises StagingFailed: it is not there, which may pass."""
-        if store in self.remote:
-            place = self.remote[store]
-            place = replace(place, pace=replace(place.pace, watch=self.watch))
-            try:
-                place.tree.look("")
-            except FileNotFoundError:
-                raise StagingFailed(f"the store {store} is missing") from None
-            return place
-        if store not in self.folders or not self.folders[store].is_dir():
-            raise StagingFailed(f"the folder of the store {store} is missing")
-        return Reading(Below(_HERE, self.folders[store]), self.pace)
-
-
 class ContextTaken(Exception):
     """A job has taken the context."""
 
@@ -115,13 +76,17 @@ class ContextTaken(Exception):
 class Contexts:
     """Where the contexts of a cluster lie: below `root`, on the host of `files`.
 
-    `spool` is a folder of this host for what has to be read here; None where the files are.
+    `spool` is a folder of this host for what has to be read here; None where the files are. `cache`
+    keeps inputs that others may need, too.
     """
 
-    def __init__(self, files: Files, root: Path, spool: Path | None = None) -> None:
+    def __init__(
+        self, files: Files, root: Path, spool: Path | None = None, cache: Cache | None = None
+    ) -> None:
         self.files = files
         self.root = root
         self.spool = spool
+        self.cache = cache
 
     def of(self, process_id: str) -> "ContextFolder":
         """The context of a Process, be it there or not."""
@@ -160,6 +125,7 @@ class ContextFolder:
         self._files = contexts.files
         self._root = contexts.root
         self._spool = contexts.spool
+        self._cache = contexts.cache
         self._id = process_id
         self.path = contexts.root / process_id
 
@@ -271,14 +237,14 @@ class ContextFolder:
         store, _, path = code.source.partition(":")
         place = origins.find(store)
         spot = Spot(place.tree, path)
-        seen = spot.look()
-        if seen.kind is not Kind.FILE:
+        found = spot.look()
+        if found.kind is not Kind.FILE:
             raise NotPlain("it is not a file")
-        if seen.size_bytes > bounds.bytes:
-            raise TooMuch(f"{seen.size_bytes} bytes, {bounds.bytes} are allowed")
-        found = Found(path, seen.size_bytes, False, version_of(seen))
+        if found.size_bytes > bounds.bytes:
+            raise TooMuch(f"{found.size_bytes} bytes, {bounds.bytes} are allowed")
+        file = replace(seen(found, path), executable=False)
         target = room / f"packed{next(end for end in ARCHIVES if path.endswith(end))}"
-        packed = copy_file(spot, _HERE, target, bounds.bytes, found, place.pace)
+        packed = copy_file(spot, _HERE, target, bounds.bytes, file, place.pace)
         _must_be_declared(code, packed.sha256)
         return target
 
@@ -298,21 +264,33 @@ class ContextFolder:
         spot = Spot(place.tree, path)
         with _staging(source):
             found = spot.look()
+            copying: Copying = copy_one
+            if self._cache and target != "code":
+                copying = self._cache.copying(store)
             if found.kind is Kind.FOLDER:
-                copied = self._stage_folder(spot, target, bounds, place.pace)
+                copied = self._stage_folder(spot, target, bounds, place.pace, copying)
                 return copied, below_sha256(copied, target)
-            file = self._stage_file(spot, found, target, bounds, place.pace)
+            file = self._stage_file(spot, found, target, bounds, place.pace, copying)
             return [file], file.sha256
 
-    def _stage_folder(self, spot: Spot, target: str, bounds: Bounds, pace: Pace) -> list[Copied]:
-        into, programs = self.path / target, target == "code"
-        copied, ignored = copy_tree(spot, self._files, into, bounds, programs=programs, pace=pace)
+    def _stage_folder(
+        self, spot: Spot, target: str, bounds: Bounds, pace: Pace, copying: Copying = copy_one
+    ) -> list[Copied]:
+        copied, ignored = copy_tree(
+            spot,
+            self._files,
+            self.path / target,
+            bounds,
+            programs=target == "code",
+            pace=pace,
+            copying=copying,
+        )
         if ignored:
             raise NotPlain(f"it holds {ignored[0]}")
         return [replace(file, path=f"{target}/{file.path}") for file in copied]
 
     def _stage_file(
-        self, spot: Spot, found: Entry, target: str, bounds: Bounds, pace: Pace
+        self, spot: Spot, found: Entry, target: str, bounds: Bounds, pace: Pace, copying: Copying
     ) -> Copied:
         if found.size_bytes > bounds.bytes:
             raise TooMuch(f"{found.size_bytes} bytes, {bounds.bytes} are allowed")
@@ -320,9 +298,10 @@ class ContextFolder:
         if target == "code":
             target = f"code/{spot.path.rpartition('/')[2]}"
             executable = found.executable
-        file = Found(target, found.size_bytes, executable, version_of(found))
+        file = replace(seen(found, target), executable=executable)
         pace.watch.expect(1, found.size_bytes)
-        return copy_file(spot, self._files, self.path / target, bounds.bytes, file, pace)
+        into = self.path / target
+        return copy_file(spot, self._files, into, bounds.bytes, file, pace, copying)
 
     def left(self) -> Left:
         """What the script left. Only the bridge and its job can write these files.

@@ -145,11 +145,20 @@ class Found:
     executable: bool
     # None: its tree knows no versions.
     version: str | None
+    # What is another one when the file has been changed. None: nothing tells.
+    state: str | None = None
 
 
 def plain(name: str) -> Found:
     """A file that is known by its name alone."""
     return Found(name, None, False, None)
+
+
+def seen(entry: Entry, path: str) -> Found:
+    """A plain file that was looked at, by its path."""
+    version = version_of(entry)
+    state = version or (f"{entry.modified_at!r}" if entry.modified_at else None)
+    return Found(path, entry.size_bytes, entry.executable, version, state)
 
 
 class _Survey:
@@ -222,7 +231,7 @@ def _survey(folder: Spot, prefix: str, found: _Survey) -> None:
             except (PermissionError, NotADirectoryError, FileNotFoundError):
                 found.add(Ignored(printable(path), "cannot be read"))
         else:
-            found.add(Found(path, entry.size_bytes, entry.executable, version_of(entry)))
+            found.add(seen(entry, path))
 
 
 def _why_not(entry: Entry) -> str | None:

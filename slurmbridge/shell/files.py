@@ -113,6 +113,16 @@ class Files(Protocol):
         """Give another name. What had the new name before is replaced, if it is a file."""
         ...
 
+    def hard_link(self, old: Path, new: Path) -> None:
+        """Give a plain file another name beside the one that it has.
+
+        Raises:
+            FileExistsError
+            OSError: also where the host or its file system knows no second names, or allows a file
+                no more of them.
+        """
+        ...
+
     def set_mode(self, path: Path, mode: int) -> None:
         """Set the rights of a file or folder."""
         ...

@@ -111,6 +111,10 @@ class LocalFiles:
         """See Files."""
         old.rename(new)
 
+    def hard_link(self, old: Path, new: Path) -> None:
+        """See Files."""
+        os.link(old, new, follow_symlinks=False)
+
     def set_mode(self, path: Path, mode: int) -> None:
         """See Files."""
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)

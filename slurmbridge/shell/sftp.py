@@ -136,6 +136,11 @@ class SftpFiles:
         with self._session() as session:
             calls.rename(session, old, new)
 
+    def hard_link(self, old: Path, new: Path) -> None:
+        """See Files."""
+        with self._session() as session:
+            calls.hard_link(session, old, new)
+
     def set_mode(self, path: Path, mode: int) -> None:
         """See Files."""
         with self._session() as session:

@@ -135,6 +135,15 @@ def rename(session: SftpSession, old: Path, new: Path) -> None:
         raise error_of(refused, old, number) from refused
 
 
+def hard_link(session: SftpSession, old: Path, new: Path) -> None:
+    """Raises OSError. A server that does not know how says that it cannot (ENOTSUP)."""
+    try:
+        session.done(session.send(Ask.EXTENDED, word(wire.HARD_LINK), _word(old), _word(new)))
+    except Refused as refused:
+        there = wire.errno_of(refused.status) is None and kind(session, new)
+        raise error_of(refused, old, errno.EEXIST if there else errno.EIO) from refused
+
+
 def remove_file(session: SftpSession, path: Path) -> None:
     """Raises OSError."""
     try:

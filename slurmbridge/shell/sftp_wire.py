@@ -10,6 +10,7 @@ from slurmbridge.shell.files import Entry, Kind
 
 VERSION = 3
 POSIX_RENAME = b"posix-rename@openssh.com"
+HARD_LINK = b"hardlink@openssh.com"
 LIMITS = b"limits@openssh.com"
 
 

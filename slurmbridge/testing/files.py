@@ -146,6 +146,14 @@ class MemoryFiles:
             raise _wrong(errno.EISDIR, path)
         there.names -= 1
 
+    def hard_link(self, old: Path, new: Path) -> None:
+        """See Files."""
+        node = self._get(old)
+        if node.kind is Kind.FOLDER:
+            raise _wrong(errno.EPERM, old)
+        self._add(new, node)
+        node.names += 1
+
     def set_mode(self, path: Path, mode: int) -> None:
         """See Files."""
         node = self._get(path)
@@ -163,9 +171,11 @@ class MemoryFiles:
 
     def remove_tree(self, path: Path) -> None:
         """See Files."""
-        if self._get(path).kind is not Kind.FOLDER:
+        node = self._get(path)
+        if node.kind is not Kind.FOLDER:
             raise _wrong(errno.ENOTDIR, path)
         del self._folder_of(path).below[path.name]
+        _let_go(node)
 
     def close(self) -> None:
         """See Files."""
@@ -177,12 +187,6 @@ class MemoryFiles:
         node = Node(Kind.LINK, 0o777, self._clock())
         node.target = target
         self._add(path, node)
-
-    def link_hard(self, old: Path, new: Path) -> None:
-        """Give a file a second name."""
-        node = self._get(old)
-        self._add(new, node)
-        node.names += 1
 
     def make_other(self, path: Path, mode: int = 0o644) -> None:
         """Make something that is no file, folder or link, such as a FIFO."""
@@ -252,6 +256,16 @@ class _Writer(io.BytesIO):
         if not self.closed:
             self._node.content = bytearray(self.getvalue())
         super().close()
+
+
+def _let_go(node: Node) -> None:
+    """What lies in a folder that is removed has a name less."""
+    folders = [node]
+    while folders:
+        for inner in folders.pop().below.values():
+            inner.names -= 1
+            if inner.kind is Kind.FOLDER:
+                folders.append(inner)
 
 
 def _name(entry: Entry) -> str:

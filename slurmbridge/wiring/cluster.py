@@ -28,10 +28,12 @@ from slurmbridge.clock import Absences, Clock
 from slurmbridge.container.apptainer import OutputRules
 from slurmbridge.container.signing import SigningKey
 from slurmbridge.context.approval import Approved
+from slurmbridge.context.cache import Cache, Shelves
 from slurmbridge.context.carrying import Destinations, Writing
 from slurmbridge.context.commits import Mirrors
 from slurmbridge.context.copying import Pace, Reading
-from slurmbridge.context.folder import Contexts, Origins
+from slurmbridge.context.folder import Contexts
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.patterns import kept_back
 from slurmbridge.context.reading import read_small
 from slurmbridge.context.results import Results
@@ -164,7 +166,10 @@ class ClusterSite:
     def contexts(self) -> Contexts:
         """Where its contexts lie."""
         spool = self._common.settings.spool if self.settings.remote_files else None
-        return Contexts(self._reach.files, self.settings.contexts, spool)
+        files, root = self._reach.files, self.settings.contexts
+        kept = self._common.settings.cache
+        shelves = Shelves(kept.size_mib << 20, kept.least_mib << 20)
+        return Contexts(files, root, spool, Cache(files, root, shelves) if kept.size_mib else None)
 
     @cached_property
     def templates(self) -> Templates:

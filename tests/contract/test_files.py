@@ -370,6 +370,39 @@ def test_a_file_gets_another_name_and_replaces_what_had_it(files: Files, folder:
     assert files.read(folder / "new", limit=10) == b"content"
 
 
+def test_a_file_gets_a_second_name(files: Files, folder: Path) -> None:
+    files.write(folder / "old", b"content", mode=0o640)
+    files.hard_link(folder / "old", folder / "new")
+    assert {entry.name: entry.names for entry in files.list(folder)} == {"old": 2, "new": 2}
+    files.remove_file(folder / "old")
+    assert files.read(folder / "new", limit=10) == b"content"
+    assert files.list(folder)[0].names == 1
+
+
+def test_a_second_name_replaces_nothing_and_needs_a_file(files: Files, folder: Path) -> None:
+    files.write(folder / "old", b"content")
+    files.write(folder / "new", b"kept")
+    with pytest.raises(FileExistsError):
+        files.hard_link(folder / "old", folder / "new")
+    assert files.read(folder / "new", limit=10) == b"kept"
+    with pytest.raises(FileNotFoundError):
+        files.hard_link(folder / "missing", folder / "other")
+    files.make_folder(folder / "folder", mode=0o700)
+    with pytest.raises(OSError, match=r"."):
+        files.hard_link(folder / "folder", folder / "other")
+    assert [entry.name for entry in files.list(folder)] == ["folder", "new", "old"]
+
+
+def test_a_folder_that_is_removed_takes_its_names_alone(files: Files, folder: Path) -> None:
+    files.make_folder(folder / "a", mode=0o700)
+    files.make_folder(folder / "a/deep", mode=0o700)
+    files.write(folder / "a/deep/file", b"content")
+    files.hard_link(folder / "a/deep/file", folder / "other")
+    files.remove_tree(folder / "a")
+    assert [(entry.name, entry.names) for entry in files.list(folder)] == [("other", 1)]
+    assert files.read(folder / "other", limit=10) == b"content"
+
+
 def test_a_folder_gets_another_name_and_replaces_nothing(files: Files, folder: Path) -> None:
     files.make_folder(folder / "a", mode=0o700)
     files.write(folder / "a/file", b"")

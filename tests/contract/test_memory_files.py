@@ -84,7 +84,7 @@ def _from_disk(memory: MemoryFiles, folder: Path, known: dict[int, Path]) -> Non
         elif not stat.S_ISREG(status.st_mode):
             memory.make_other(path, mode)
         elif status.st_ino in known:
-            memory.link_hard(known[status.st_ino], path)
+            memory.hard_link(known[status.st_ino], path)
         else:
             memory.write(path, path.read_bytes(), mode=mode)
             _node(memory, path).modified_at = status.st_mtime

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from slurmbridge.context.copying import Pace, Reading
-from slurmbridge.context.folder import ContextFolder, Contexts, Origins
+from slurmbridge.context.folder import ContextFolder, Contexts
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import InvalidProcess, StagingFailed
 from slurmbridge.shell import LocalFiles

@@ -29,7 +29,8 @@ from slurmbridge.bridge.standing import Actor, Beats, Standing
 from slurmbridge.clock import Absences, Clock
 from slurmbridge.container.signing import SigningKey
 from slurmbridge.context.carrying import Destinations
-from slurmbridge.context.folder import Contexts, Origins
+from slurmbridge.context.folder import Contexts
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import ProcessState, SlurmState

@@ -53,7 +53,16 @@ SPEC: dict[str, Any] = {
     "account": "research",
     "trace": "off",
 }
-_CHANGING = ("make_folder", "write", "create", "rename", "set_mode", "remove_file", "remove_tree")
+_CHANGING = (
+    "make_folder",
+    "write",
+    "create",
+    "rename",
+    "hard_link",
+    "set_mode",
+    "remove_file",
+    "remove_tree",
+)
 _ASKING = ("submit", "cancel", "withdraw", "jobs", "history")
 
 

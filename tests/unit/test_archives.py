@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from slurmbridge.context.archives import unpack
-from slurmbridge.context.folder import ContextFolder, Contexts, Origins
+from slurmbridge.context.folder import ContextFolder, Contexts
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.tree import Bounds, TooMuch
 from slurmbridge.errors import InvalidProcess
 from slurmbridge.shell import LocalFiles, NotPlain

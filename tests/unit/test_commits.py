@@ -11,7 +11,8 @@ import pytest
 
 from slurmbridge.bridge.checks import Rules, check
 from slurmbridge.context.commits import Mirrors
-from slurmbridge.context.folder import ContextFolder, Contexts, Origins
+from slurmbridge.context.folder import ContextFolder, Contexts
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import InvalidProcess, StagingFailed
 from slurmbridge.shell import LocalFiles, LocalShell

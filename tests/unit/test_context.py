@@ -13,7 +13,8 @@ from typing import BinaryIO
 import pytest
 
 from slurmbridge.context.copying import copy_file
-from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken, Origins
+from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.tree import Below, Bounds, Spot, TooMuch, plain
 from slurmbridge.errors import InvalidProcess, StagingFailed
 from slurmbridge.shell import LocalFiles, NotPlain

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurmbridge.context.digests import SHELL, tree_sha256
-from slurmbridge.context.folder import ContextFolder, Origins
+from slurmbridge.context.folder import ContextFolder
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import InvalidProcess
 from slurmbridge.spec import parse_spec

@@ -246,6 +246,16 @@ class GatedFiles:
 
         self._do(f"rename {old} to {new}", rename)
 
+    def hard_link(self, old: Path, new: Path) -> None:
+        """See Files."""
+
+        def link() -> None:
+            self._need_space(new)
+            self._before_change(new, False)
+            self._files.hard_link(old, new)
+
+        self._do(f"link {new}", link)
+
     def set_mode(self, path: Path, mode: int) -> None:
         """See Files."""
         self._do(f"set the rights of {path}", lambda: self._files.set_mode(path, mode))

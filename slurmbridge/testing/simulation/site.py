@@ -22,7 +22,8 @@ from slurmbridge.bridge.standing import Actor, Standing, beats_of
 from slurmbridge.clock import Absences
 from slurmbridge.container.signing import SigningKey
 from slurmbridge.context.carrying import Destinations
-from slurmbridge.context.folder import Contexts, Origins, process_of
+from slurmbridge.context.folder import Contexts, process_of
+from slurmbridge.context.origins import Origins
 from slurmbridge.context.results import Results
 from slurmbridge.context.tree import Bounds
 from slurmbridge.runner import Cadence, Runner, Verbs
