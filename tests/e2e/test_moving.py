@@ -67,3 +67,27 @@ def test_staging_is_seen_keeps_nobody_waiting_and_ends_with_a_cancel(
 
 def exists(cluster: Cluster, path: str) -> bool:
     return cluster.run(cluster.way.files_node, "test", "-e", path).exit_code == 0
+
+
+def test_a_disk_that_is_full_while_staging_is_waited_for(client: Client, cluster: Cluster) -> None:
+    """A file system of 16 MiB lies over the contexts for a while, on the host that has them."""
+    way = cluster.way
+    cluster.must("bridge", "mkdir", "-p", "/shared/data")
+    cluster.must("bridge", "truncate", "--size=40M", "/shared/data/forty.bin")
+    over = ("-o", "size=16m,mode=750,uid=2000,gid=2000", "tmpfs", way.contexts)
+    cluster.must(way.files_node, "mount", "-t", "tmpfs", *over, user="root")
+    try:
+        waiting = client.submit(a_spec(inputs=[{"source": "data:forty.bin"}])).id
+        told = "forty.bin could not be staged"
+        until("a full disk", lambda: told in (client.get(waiting).reason or ""), seconds=60)
+        assert client.get(waiting).job_id is None
+    finally:
+        cluster.must(way.files_node, "umount", way.contexts, user="root")
+    for one in (waiting, client.submit(a_spec()).id):
+        process = client.wait(one, timeout_seconds=90)
+        assert process.state is ProcessState.COMPLETE, process.reason
+    (file,) = client.get(waiting).inputs
+    assert (file.path, file.size_bytes) == ("input/forty.bin", 40 << 20)
+    contexts = cluster.must(way.files_node, "ls", "-A", way.contexts).split()
+    assert waiting not in contexts
+    cluster.must("bridge", "rm", "/shared/data/forty.bin")

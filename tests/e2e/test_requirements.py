@@ -20,6 +20,7 @@ from slurmbridge.model import Process
 from slurmbridge.spec import parse_spec
 from tests.conftest import SMALL
 from tests.support.cluster import Cluster, until
+from tests.support.cluster_stores import ClusterStore, is_whole
 from tests.support.wheels import make_index, make_source, make_spy, make_wheel, sha256
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
@@ -320,3 +321,47 @@ def test_a_project_of_sane_runs_unchanged(stock: Stock, client: Client, bridge: 
     assert complete(client, process) == f"/requirements/{alpha}/__init__.py\n"
     assert {file.path for file in process.outputs} >= {"output/result.csv", "stdout.txt"}
     assert set(locked(process)) == {f"{alpha}==1.0", f"{stock.name('beta')}==2.0"}
+
+
+# --- the whole way ---
+
+WHOLE = """
+import csv, pathlib
+import {alpha}
+rows = [row for path in sorted(pathlib.Path("/input/tables").iterdir())
+        for row in csv.DictReader(path.open())]
+total = sum(int(row["count"]) for row in rows)
+pathlib.Path("/output/total.txt").write_text(str(total))
+print({alpha}.__file__, total)
+"""
+
+
+def test_from_a_web_store_with_requirements_from_an_index_back_to_a_web_store(
+    stock: Stock, bridge: Cluster, client: Client
+) -> None:
+    alpha, store = stock.name("alpha"), ClusterStore(bridge, "dav")
+    project = f"whole/{stock.mark}"
+    store.put(f"{project}/code/main.py", WHOLE.format(alpha=alpha).encode())
+    store.put(f"{project}/code/requirements.txt", f"{alpha}\n".encode())
+    for number in range(3):
+        table = f"name,count\na,{number}\nb,{10 * number}\n"
+        store.put(f"{project}/tables/{number}.csv", table.encode())
+    asked = {
+        **SMALL,
+        "command": ["python3", "main.py"],
+        "code": {"source": f"dav:{project}/code"},
+        "inputs": [{"source": f"dav:{project}/tables"}],
+        "requirements": f"dav:{project}/code/requirements.txt",
+        "requirements_source": "index",
+        "outputs": {"destination": f"davout:{project}"},
+        "trace": "audit",
+    }
+    submitted = client.submit(parse_spec(asked))
+    process = client.wait(submitted.id, timeout_seconds=180, poll_seconds=0.3)
+    assert complete(client, process) == f"/requirements/{alpha}/__init__.py 33\n"
+    assert set(locked(process)) == {f"{alpha}==1.0", f"{stock.name('beta')}==2.0"}
+    assert process.attested
+    assert {"output/total.txt", "stdout.txt"} <= {file.path for file in process.outputs}
+    is_whole(store, process)
+    place = (process.outputs_location or "").partition(":")[2]
+    assert store.get(f"{place}/output/total.txt") == b"33"

@@ -1,7 +1,6 @@
 """Processes whose data come from, and go to, servers that speak WebDAV and S3, and that fail."""
 
 import hashlib
-import json
 import time
 from typing import Any
 
@@ -13,7 +12,7 @@ from slurmbridge.model import Process
 from slurmbridge.spec import parse_spec
 from tests.conftest import SMALL
 from tests.support.cluster import Cluster, until
-from tests.support.cluster_stores import ClusterStore
+from tests.support.cluster_stores import ClusterStore, is_whole
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
 PROGRAM = b"""
@@ -67,22 +66,6 @@ def reason(client: Client, process_id: str, said: str) -> Process:
         return process if said in (process.reason or "") else None
 
     return until(f"reason with {said!r}", look, seconds=60)
-
-
-def is_whole(store: ClusterStore, process: Process) -> None:
-    """Everything is there once, is what the manifest says, and is what the Process says."""
-    assert process.outputs_location is not None
-    place = process.outputs_location.partition(":")[2]
-    text = store.get(f"{place}/manifest.json")
-    assert hashlib.sha256(text).hexdigest() == process.manifest_sha256
-    manifest = json.loads(text)
-    assert manifest["process_id"] == process.id
-    assert {file["path"]: file["sha256"] for file in manifest["files"]} == {
-        file.path: file.sha256 for file in process.outputs
-    }
-    for file in process.outputs:
-        assert hashlib.sha256(store.get(f"{place}/{file.path}")).hexdigest() == file.sha256
-    assert store.names(place) == {file.path for file in process.outputs} | {"manifest.json"}
 
 
 def test_data_come_from_a_store_and_go_to_one(client: Client, store: ClusterStore) -> None:

@@ -1,10 +1,13 @@
 """The cluster's servers that speak WebDAV and S3, by a hand that does what stores do not do."""
 
 import base64
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from slurmbridge.model import Process
 from tests.support.cluster import Cluster
 
 _S3 = """
@@ -86,3 +89,19 @@ class ClusterStore:
 
     def _run(self, *argv: str, stdin: bytes = b"") -> str:
         return self.cluster.must("stores", *argv, user="root", stdin=stdin)
+
+
+def is_whole(store: ClusterStore, process: Process) -> None:
+    """Everything is there once, is what the manifest says, and is what the Process says."""
+    assert process.outputs_location is not None
+    place = process.outputs_location.partition(":")[2]
+    text = store.get(f"{place}/manifest.json")
+    assert hashlib.sha256(text).hexdigest() == process.manifest_sha256
+    manifest = json.loads(text)
+    assert manifest["process_id"] == process.id
+    assert {file["path"]: file["sha256"] for file in manifest["files"]} == {
+        file.path: file.sha256 for file in process.outputs
+    }
+    for file in process.outputs:
+        assert hashlib.sha256(store.get(f"{place}/{file.path}")).hexdigest() == file.sha256
+    assert store.names(place) == {file.path for file in process.outputs} | {"manifest.json"}
