@@ -1,5 +1,6 @@
 """Time, handed in: what the hosts' clocks say, and what has surely passed."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ class Clock:
     now: Callable[[], datetime] = _now
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+
+
+def always() -> float:
+    """For how long somebody may do something whom nobody would replace."""
+    return math.inf
 
 
 class Absences:

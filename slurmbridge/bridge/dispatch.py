@@ -379,7 +379,10 @@ class Dispatcher:
         ]
 
     def _submit(self, ready: Sequence[Ready]) -> list[SubmitOutcome]:
-        submissions = [Submission(entry.claimed.job_name, entry.script.text) for entry in ready]
+        left = self._actor.seconds_left
+        submissions = [
+            Submission(entry.claimed.job_name, entry.script.text, left) for entry in ready
+        ]
         try:
             self._actor.guard()
         except NotStanding as error:

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from slurmbridge.bridge.standing import Actor
@@ -47,7 +48,7 @@ class Errands(Generic[T]):
     @property
     def actor(self) -> Actor:
         """The Runner for which they are done; once it ends, it does not stand for any of them."""
-        return Actor(self._actor.id, self._actor.clock, self._guard)
+        return replace(self._actor, guard=self._guard)
 
     def _guard(self) -> None:
         if self._closed.is_set():

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from slurmbridge.clock import Clock
+from slurmbridge.clock import Clock, always
 from slurmbridge.errors import NotStanding
 from slurmbridge.store import Roster, RunnerStatus
 
@@ -117,12 +117,16 @@ class Standing:
         """Whether this Runner does something for all: it already did, or nobody else does."""
         return self._roster.take_role(name, self.id)
 
+    def seconds_left(self) -> float:
+        """For how long it may act without being heard of again; 0: not now."""
+        if self._struck or self._heard_at is None:
+            return 0.0
+        return max(0.0, self._heard_at + self._beats.valid_seconds - self._clock.monotonic())
+
     @property
     def stands(self) -> bool:
         """Whether it may act now."""
-        if self._struck or self._heard_at is None:
-            return False
-        return self._clock.monotonic() - self._heard_at < self._beats.valid_seconds
+        return self.seconds_left() > 0
 
     def check(self) -> None:
         """Called before anything is done that others can see.
@@ -142,8 +146,11 @@ def _unguarded() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts: a Runner, its clock, and `guard`, which raises NotStanding when it may not."""
+    """Who acts: a Runner, its clock, `guard`, which raises NotStanding when it may not, and for how
+    long it may.
+    """
 
     id: str
     clock: Clock = field(default_factory=Clock)
     guard: Callable[[], None] = _unguarded
+    seconds_left: Callable[[], float] = always

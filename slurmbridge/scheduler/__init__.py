@@ -5,19 +5,31 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from slurmbridge.clock import always
+from slurmbridge.errors import SubmissionNotSent
 from slurmbridge.lifecycle import SlurmStatus
 from slurmbridge.model import ComputeCapability
+
+TOO_LATE = "it was not submitted: whoever was to do it stood still for too long"
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A rendered script and the name that its job will carry.
 
-    Everything else that Slurm is told stands in the script's own #SBATCH lines.
+    Everything else that Slurm is told stands in the script's own #SBATCH lines. `seconds_left` says
+    for how long it may still be sent. It is asked as late as can be: who submits many may be made
+    to stand still between two of them, for so long that others do it by then.
     """
 
     job_name: str
     script: str
+    seconds_left: Callable[[], float] = always
+
+    def check(self) -> None:
+        """Raise SubmissionNotSent when it may not be sent any more."""
+        if self.seconds_left() <= 0:
+            raise SubmissionNotSent(TOO_LATE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class CommandScheduler:
 
     def _submit_one(self, submission: Submission) -> SubmitOutcome:
         try:
+            submission.check()
             return wire.read_submit(self._run(wire.SUBMIT, stdin=submission.script))
         except (SubmissionRefused, SchedulerUnavailable) as error:
             return _not_sent(error)

@@ -7,6 +7,7 @@ pyslurm's database calls can end their process.
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from slurmbridge.errors import (
 )
 from slurmbridge.lifecycle import SlurmState, read_status
 from slurmbridge.model import ComputeCapability
-from slurmbridge.scheduler import ClusterNode, JobReport, Submission, SubmitOutcome, wire
+from slurmbridge.scheduler import TOO_LATE, ClusterNode, JobReport, Submission, SubmitOutcome, wire
 from slurmbridge.scheduler.commands import CommandScheduler
 from slurmbridge.shell import CLEAN_ENVIRONMENT, LineChild, Shell
 
@@ -53,7 +54,9 @@ class NativeScheduler:
         on_outcome: Callable[[int, SubmitOutcome], None] | None = None,
     ) -> list[SubmitOutcome]:
         """See Scheduler.submit. When the child is lost, every unanswered one is in doubt."""
-        jobs = [entry.script for entry in submissions]
+        # This clock is the same one in all processes of a host.
+        now = time.monotonic()
+        jobs = [[entry.script, now + entry.seconds_left()] for entry in submissions]
         outcomes: list[SubmitOutcome] = []
 
         def keep(outcome: SubmitOutcome) -> None:
@@ -151,6 +154,8 @@ class NativeScheduler:
 def _outcome(answer: dict[str, Any]) -> SubmitOutcome:
     if "job_id" in answer:
         return int(answer["job_id"])
+    if "late" in answer:
+        return SubmissionNotSent(TOO_LATE)
     if "skipped" in answer:
         return SubmissionNotSent(f"Slurm did not answer the one before: {answer['skipped']}")
     if "invalid" in answer:

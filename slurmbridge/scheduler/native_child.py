@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -86,12 +87,18 @@ def read_directives(script: str) -> dict[str, Any]:
     return {**read, "environment": JOB_ENVIRONMENT}
 
 
-def submit(pyslurm: Any, scripts: list[str]) -> Iterable[dict[str, Any]]:
-    """Submit in order, one answer each. After one that slurmctld did not answer, none is tried."""
+def submit(pyslurm: Any, jobs: list[tuple[str, float]]) -> Iterable[dict[str, Any]]:
+    """Submit scripts in order, one answer each, and none after the time that stands beside it.
+
+    After one that slurmctld did not answer, none is tried.
+    """
     silent = ""
-    for script in scripts:
+    for script, not_after in jobs:
         if silent:
             yield {"skipped": silent}
+            continue
+        if time.monotonic() >= not_after:
+            yield {"late": True}
             continue
         try:
             description = pyslurm.JobSubmitDescription(script=script, **read_directives(script))

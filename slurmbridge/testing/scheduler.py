@@ -12,7 +12,7 @@ from slurmbridge.errors import (
 )
 from slurmbridge.lifecycle import SlurmFlag, SlurmState, SlurmStatus
 from slurmbridge.model import ComputeCapability
-from slurmbridge.scheduler import ClusterNode, JobReport, Submission, SubmitOutcome, wire
+from slurmbridge.scheduler import TOO_LATE, ClusterNode, JobReport, Submission, SubmitOutcome, wire
 from slurmbridge.scheduler.native_child import read_directives
 
 _PENDING = SlurmStatus(SlurmState.PENDING)
@@ -120,6 +120,8 @@ class FakeScheduler(Troubles):
     def _submit_one(self, submission: Submission) -> SubmitOutcome:
         if self.silent:
             return SubmissionNotSent("Slurm cannot be reached: connect failure")
+        if submission.seconds_left() <= 0:
+            return SubmissionNotSent(TOO_LATE)
         directives = read_directives(submission.script)
         if refusal := self._refusal(directives):
             return refusal

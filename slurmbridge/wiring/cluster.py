@@ -317,7 +317,9 @@ class ClusterSite:
             beat_seconds=beats.every_seconds,
         )
         standing = Standing(Roster(self._database), status, beats, self._clock)
-        verbs = self._verbs(scheduler, Actor(status.id, self._clock, standing.check))
+        verbs = self._verbs(
+            scheduler, Actor(status.id, self._clock, standing.check, standing.seconds_left)
+        )
         return Runner(
             verbs,
             scheduler,

@@ -2,11 +2,12 @@
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from slurmbridge.errors import SubmissionRefused
+from slurmbridge.errors import SubmissionNotSent, SubmissionRefused
 from slurmbridge.lifecycle import ProcessState, SlurmState, classify
 from slurmbridge.scheduler import SubmitOutcome
 from tests.contract.scheduler_worlds import World, command_world, fake_world, native_world
@@ -72,6 +73,17 @@ def test_what_slurm_refuses_leaves_no_job(
     assert not outcome.retry
     assert "\n" not in str(outcome)
     assert name not in {report.job_name for report in world.scheduler.jobs()}
+
+
+def test_what_comes_too_late_is_not_sent(world: World, name: str) -> None:
+    late = replace(world.submission(f"{name}-late"), seconds_left=lambda: 0.0)
+    early = replace(world.submission(f"{name}-early", partition="parked"), seconds_left=lambda: 9.0)
+    outcomes = world.scheduler.submit([late, early, late])
+    assert [type(outcome) for outcome in outcomes] == [SubmissionNotSent, int, SubmissionNotSent]
+    assert "stood still for too long" in str(outcomes[0])
+    names = {report.job_name for report in world.scheduler.jobs()}
+    assert (f"{name}-late" in names, f"{name}-early" in names) == (False, True)
+    world.scheduler.cancel(accepted([outcomes[1]]))
 
 
 @pytest.mark.parametrize("exit_code", [0, 1, 127, 200])

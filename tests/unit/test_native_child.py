@@ -1,7 +1,9 @@
 """What a script's #SBATCH lines mean to pyslurm, and what the child makes of pyslurm's answers."""
 
+import math
 import os
 import re
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -143,10 +145,15 @@ def test_directives_after_comments_and_empty_lines_count() -> None:
     assert read_directives(f"{HEAD}\n# a comment\n\n#SBATCH --nodes=1\n")["nodes"] == "1"
 
 
+def jobs(*scripts: str) -> list[tuple[str, float]]:
+    """To be sent whenever it can be done."""
+    return [(script, math.inf) for script in scripts]
+
+
 def test_scripts_are_submitted_in_order_with_their_own_text() -> None:
     pyslurm = FakePyslurm([11, 12])
     second = HEAD.replace("sb-1", "sb-2")
-    assert list(submit(pyslurm, [HEAD, second])) == [{"job_id": 11}, {"job_id": 12}]
+    assert list(submit(pyslurm, jobs(HEAD, second))) == [{"job_id": 11}, {"job_id": 12}]
     assert [entry["script"] for entry in pyslurm.submitted] == [HEAD, second]
     assert [entry["name"] for entry in pyslurm.submitted] == ["sb-1", "sb-2"]
 
@@ -154,7 +161,7 @@ def test_scripts_are_submitted_in_order_with_their_own_text() -> None:
 def test_after_a_silence_the_rest_is_not_even_tried() -> None:
     silence = "Unable to contact slurm controller (connect failure)"
     pyslurm = FakePyslurm([11, RPCError(silence)])
-    answers = list(submit(pyslurm, [HEAD] * 4))
+    answers = list(submit(pyslurm, jobs(*[HEAD] * 4)))
     assert answers == [
         {"job_id": 11},
         {"error": silence},
@@ -166,13 +173,21 @@ def test_after_a_silence_the_rest_is_not_even_tried() -> None:
 
 def test_after_a_refusal_the_rest_is_tried() -> None:
     pyslurm = FakePyslurm([RPCError("Invalid partition name specified"), 12])
-    answers = list(submit(pyslurm, [HEAD, HEAD]))
+    answers = list(submit(pyslurm, jobs(HEAD, HEAD)))
     assert answers == [{"error": "Invalid partition name specified"}, {"job_id": 12}]
+
+
+def test_what_comes_too_late_is_not_sent() -> None:
+    pyslurm = FakePyslurm([11])
+    late, early = time.monotonic() - 1, time.monotonic() + 60
+    answers = list(submit(pyslurm, [(HEAD, late), (HEAD, early), (HEAD, late)]))
+    assert answers == [{"late": True}, {"job_id": 11}, {"late": True}]
+    assert len(pyslurm.submitted) == 1
 
 
 def test_a_script_that_is_not_understood_is_told_and_the_rest_is_tried() -> None:
     pyslurm = FakePyslurm([12])
-    answers = list(submit(pyslurm, [f"{HEAD}#SBATCH --gres=gpu:1\n", HEAD]))
+    answers = list(submit(pyslurm, jobs(f"{HEAD}#SBATCH --gres=gpu:1\n", HEAD)))
     assert "gres" in answers[0]["invalid"]
     assert answers[1] == {"job_id": 12}
 

@@ -89,6 +89,21 @@ def test_who_may_have_been_struck_off_does_not_act_before_it_knows(
     assert not two.standing.stands
 
 
+def test_how_long_a_runner_may_act_ends_with_its_standing(one: Member, two: Member) -> None:
+    valid = Beats(EVERY).valid_seconds
+    two.standing.beat()
+    assert two.standing.seconds_left() == valid
+    two.seconds += valid - 1
+    assert two.standing.seconds_left() == pytest.approx(1)
+    two.seconds += 2
+    assert two.standing.seconds_left() == 0
+    two.standing.beat()
+    one.beats(PATIENCE + 1)
+    two.standing.beat()
+    assert two.standing.struck
+    assert two.standing.seconds_left() == 0
+
+
 def test_a_runner_stops_acting_before_another_could_strike_it_off() -> None:
     beats = Beats(EVERY)
     assert beats.valid_seconds <= (PATIENCE - 1) * EVERY

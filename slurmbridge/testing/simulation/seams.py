@@ -100,6 +100,7 @@ class GatedScheduler:
         rng, weather = self._gate.stage.rng, self._gate.sky.weather
         try:
             self._gate.before(SLURM, f"submit {submission.job_name}", SubmissionNotSent)
+            submission.check()
             if rng.random() < weather.late_submission:
                 return self._late(submission)
             if rng.random() < weather.rate_limit:

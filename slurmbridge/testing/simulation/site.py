@@ -150,7 +150,7 @@ class Site:
         # A thread that waits for a real lock would keep the baton.
         standing._lock = Turnstile(self.stage)  # type: ignore[assignment]
         cadence = Cadence(IDLE_SECONDS, POLL_SECONDS, 10.0, beats.every_seconds)
-        actor = Actor(runner_id, machine.clock, standing.check)
+        actor = Actor(runner_id, machine.clock, standing.check, standing.seconds_left)
         return Runner(
             self._verbs(database, slurm, gate, actor),
             slurm,
