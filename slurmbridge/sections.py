@@ -206,6 +206,7 @@ class CacheSettings(Section):
     # 0: nothing.
     size_mib: Annotated[int, Field(ge=0)] = 0
     least_mib: Annotated[int, Field(ge=0)] = 16
+    unused_hours: Annotated[float, Field(gt=0, le=87_600)] = 168
 
 
 class InstallSettings(Section):

@@ -53,6 +53,7 @@ MEANING = {
     "cache.size_mib": "How much of the file system of a cluster's contexts the cache of inputs may "
     "take ([Inputs that many need](stores.md#inputs-that-many-need)); 0: there is none.",
     "cache.least_mib": "From which size on a file is kept in the cache.",
+    "cache.unused_hours": "After how long a file leaves the cache that nobody needs.",
     "slurm.transport": "How Slurm is reached. `auto`: pyslurm where it can be imported, else the "
     "commands.",
     "slurm.calls_per_second": "How many calls to slurmctld are made on average; half of what "

@@ -83,6 +83,8 @@ class Keeper:
             SchedulerUnavailable
         """
         now = self._actor.clock.now()
+        if self._contexts.cache:
+            self._contexts.cache.sweep(now)
         names = self._contexts.names()
         count = self.destroy(self._ledger.due(names, now=now))
         left = set(names)

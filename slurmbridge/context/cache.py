@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,10 +34,13 @@ _WAIT_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Shelves:
-    """How much is kept, and from which size on a file is worth it. Bytes."""
+    """How much is kept, and from which size on a file is worth it, in bytes; and for how long it is
+    kept when nobody needs it.
+    """
 
     size: int
     least: int
+    unused: timedelta = timedelta(days=7)
 
 
 class Linked(Copied):
@@ -77,6 +81,20 @@ class Cache:
                 return copied
 
         return copy
+
+    def sweep(self, now: datetime) -> int:
+        """Let go of what nobody has used for long; how many files are gone."""
+        limit = (now - self._shelves.unused).timestamp()
+        try:
+            used = self._used()
+            there = self._files.list(self._root / "objects")
+            old = [one for one in there if used.get(one.name, one.modified_at) < limit]
+            return len(self._drop(old))
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            log.warning("the cache %s cannot be swept: %s", self._root, error)
+            return 0
 
     def _key(self, store: str, path: str, file: Found) -> str | None:
         """What a file is remembered by; None: it is not kept."""
@@ -171,23 +189,28 @@ class Cache:
         total = sum(entry.size_bytes for entry in there)
         if total + size <= self._shelves.size:
             return True
-        gone: set[str] = set()
-        for entry in self._oldest_first(there):
-            if entry.names > 1:
-                continue
-            for path in (self._object(entry.name), self._root / "used" / entry.name):
-                with suppress(FileNotFoundError):
-                    self._files.remove_file(path)
-            gone.add(entry.name)
-            total -= entry.size_bytes
-            if total + size <= self._shelves.size:
-                break
-        self._forget(gone)
+        used = self._used()
+        leaving: list[Entry] = []
+        for entry in sorted(there, key=lambda one: used.get(one.name, one.modified_at)):
+            if entry.names == 1 and total + size > self._shelves.size:
+                leaving.append(entry)
+                total -= entry.size_bytes
+        self._drop(leaving)
         return total + size <= self._shelves.size
 
-    def _oldest_first(self, there: Sequence[Entry]) -> list[Entry]:
-        used = {entry.name: entry.modified_at for entry in self._files.list(self._root / "used")}
-        return sorted(there, key=lambda entry: used.get(entry.name, entry.modified_at))
+    def _used(self) -> dict[str, float]:
+        """When each was used last, by the clock of the files' host."""
+        return {entry.name: entry.modified_at for entry in self._files.list(self._root / "used")}
+
+    def _drop(self, leaving: Sequence[Entry]) -> set[str]:
+        """Remove those that no context uses; one that is taken just now stays in its context."""
+        gone = {entry.name for entry in leaving if entry.names == 1}
+        for name in gone:
+            for path in (self._object(name), self._root / "used" / name):
+                with suppress(FileNotFoundError):
+                    self._files.remove_file(path)
+        self._forget(gone)
+        return gone
 
     def _forget(self, gone: set[str]) -> None:
         for entry in self._files.list(self._root / "known") if gone else ():

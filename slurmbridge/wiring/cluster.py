@@ -168,7 +168,8 @@ class ClusterSite:
         spool = self._common.settings.spool if self.settings.remote_files else None
         files, root = self._reach.files, self.settings.contexts
         kept = self._common.settings.cache
-        shelves = Shelves(kept.size_mib << 20, kept.least_mib << 20)
+        unused = timedelta(hours=kept.unused_hours)
+        shelves = Shelves(kept.size_mib << 20, kept.least_mib << 20, unused)
         return Contexts(files, root, spool, Cache(files, root, shelves) if kept.size_mib else None)
 
     @cached_property

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
 
@@ -232,6 +233,35 @@ def test_what_is_remembered_is_believed_only_as_a_name(place: Place, text: str) 
     known.write_text(text)
     assert linked(place.stage("p2", "a")) == [False]
     assert linked(place.stage("p3", "a")) == [True]
+
+
+# --- time ---
+
+
+def test_what_nobody_needs_leaves_after_a_while(place: Place) -> None:
+    cache = Cache(place.files, place.root, SHELVES)
+    begun = datetime.now(UTC)
+    assert cache.sweep(begun) == 0, "there is nothing yet"
+    for name, content in (("a", A), ("b", B)):
+        place.put(name, content)
+        place.stage(f"p{name}", name)
+    place.end("pa")
+    week, minute = SHELVES.unused, timedelta(minutes=1)
+    assert cache.sweep(begun + week - minute) == 0
+    assert cache.sweep(begun + week + minute) == 1
+    assert place.kept() == {sha(B)}, "which a context uses"
+    assert [path.read_text() for path in (place.root / ".cache/known").iterdir()] == [sha(B)]
+    assert linked(place.stage("again", "a")) == [False]
+
+
+def test_use_keeps_a_file(place: Place) -> None:
+    place.put("a", A)
+    place.stage("p1", "a")
+    place.end("p1")
+    os.utime(place.root / ".cache/used" / sha(A), (1, 1))
+    assert linked(place.stage("p2", "a")) == [True]
+    place.end("p2")
+    assert Cache(place.files, place.root, SHELVES).sweep(datetime.now(UTC)) == 0
 
 
 # --- failures ---
