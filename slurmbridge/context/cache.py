@@ -13,6 +13,7 @@ versions, the time of the last change stands for one.
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from slurmbridge.shell import Entry, Files, Kind, NotPlain
 log = logging.getLogger(__name__)
 FOLDER = ".cache"
 _SHA256 = re.compile("[0-9a-f]{64}")
+# A file that changes twice within the tick of its host's clock has one time for two contents.
+_SETTLED_SECONDS = 10.0
 # How often who waits for another's copy of the same says that it still does.
 _WAIT_SECONDS = 1.0
 
@@ -54,8 +57,11 @@ class Cache:
     copied as if there was none.
     """
 
-    def __init__(self, files: Files, root: Path, shelves: Shelves) -> None:
+    def __init__(
+        self, files: Files, root: Path, shelves: Shelves, now: Callable[[], float] = time.time
+    ) -> None:
         self._files = files
+        self._now = now
         self._root = root / FOLDER
         self._shelves = shelves
         self._lock = threading.Lock()
@@ -101,9 +107,12 @@ class Cache:
         size = file.size_bytes
         if size is None or not self._shelves.least <= size <= self._shelves.size:
             return None
-        if file.state is None or file.executable:
+        state = file.version
+        if state is None and file.modified_at and self._now() - file.modified_at > _SETTLED_SECONDS:
+            state = repr(file.modified_at)
+        if state is None or file.executable:
             return None
-        words = (store, path, str(size), file.state)
+        words = (store, path, str(size), state)
         text = "\0".join(words).encode(errors="surrogateescape")
         return sha256(text).hexdigest()
 

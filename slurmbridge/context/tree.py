@@ -145,8 +145,8 @@ class Found:
     executable: bool
     # None: its tree knows no versions.
     version: str | None
-    # What is another one when the file has been changed. None: nothing tells.
-    state: str | None = None
+    # Seconds since 1970, by the clock of its host. None: not known.
+    modified_at: float | None = None
 
 
 def plain(name: str) -> Found:
@@ -156,9 +156,8 @@ def plain(name: str) -> Found:
 
 def seen(entry: Entry, path: str) -> Found:
     """A plain file that was looked at, by its path."""
-    version = version_of(entry)
-    state = version or (f"{entry.modified_at!r}" if entry.modified_at else None)
-    return Found(path, entry.size_bytes, entry.executable, version, state)
+    modified_at = entry.modified_at or None
+    return Found(path, entry.size_bytes, entry.executable, version_of(entry), modified_at)
 
 
 class _Survey:

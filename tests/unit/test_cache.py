@@ -133,6 +133,15 @@ def test_a_changed_file_is_copied_anew(place: Place) -> None:
     assert place.path("p1").read_bytes() == A
 
 
+def test_a_file_that_has_just_been_changed_is_not_kept(place: Place) -> None:
+    """It may change again within the same tick of a clock."""
+    (place.store / "x").write_bytes(A)
+    place.stage("p1", "x")
+    (place.store / "x").write_bytes(B)
+    assert linked(place.stage("p2", "x")) == [False]
+    assert not (place.root / ".cache").exists()
+
+
 def test_what_is_gone_from_the_store_is_not_given_from_the_cache(place: Place) -> None:
     place.put("x", A)
     place.stage("p1", "x")
