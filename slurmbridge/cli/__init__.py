@@ -1,6 +1,6 @@
 """The commands that people type. The only home of Typer and Rich."""
 
-from slurmbridge.cli import images, local, outputs, remote, service
+from slurmbridge.cli import images, local, node, outputs, remote, service
 from slurmbridge.cli.root import app
 
 __all__ = ["app", "main"]
@@ -9,6 +9,7 @@ remote.register(app)
 images.register(app)
 local.register(app)
 outputs.register(app)
+node.register(app)
 service.register(app)
 
 
