@@ -205,6 +205,17 @@ srun --mpi=none -N1 -n1 python3 $P view | cut -c 1-8; echo "code $?"
     assert "code 0" not in codes[:2]
 
 
+def test_no_task_gets_a_way_to_have_commands_run(site: Site) -> None:
+    """By the descriptor of Slurm's PMI a program can have a step begun on the node itself."""
+    found = site.run(
+        """
+echo --none; private -N2 -n2 env | grep -c ^PMI_FD=
+echo --pmi2; SLURMBRIDGE_NETWORK=private srun --mpi=pmi2 --overlap -N2 -n2 env | grep -c ^PMI_FD=
+"""
+    )
+    assert (found["none text"], found["pmi2 text"]) == (["0"], ["2"])
+
+
 def test_jobs_of_others_are_left_alone(site: Site) -> None:
     job = site.begin("private -N2 -n2 python3 $P view; echo code $?; sleep 5", user="alice")
     until("the job's beginning", lambda: site.state(job) != "PENDING")
