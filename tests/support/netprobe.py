@@ -83,8 +83,12 @@ def serve(port: str, seconds: str, token: str) -> object:
 def meet(port: str) -> object:
     """Every task serves and asks all others, by name."""
     me = socket.gethostname()
-    threading.Thread(target=serve, args=(port, "8", me), daemon=True).start()
-    return {"node": me, "found": {name: _ask(name, int(port), 5.0) for name in peers()}}
+    serving = threading.Thread(target=serve, args=(port, "8", me))
+    serving.start()
+    found = {name: _ask(name, int(port), 6.0) for name in peers()}
+    # Others may ask later.
+    serving.join()
+    return {"node": me, "found": found}
 
 
 def find(port: str) -> object:
