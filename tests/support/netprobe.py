@@ -94,7 +94,7 @@ def meet(port: str) -> object:
 def find(port: str) -> object:
     """What is told at the first addresses of the network."""
     prefix = next(iter(peers().values())).rpartition(".")[0]
-    return {f"{prefix}.{n}": _ask(f"{prefix}.{n}", int(port), 0.0) for n in range(1, 6)}
+    return {f"{prefix}.{n}": _ask(f"{prefix}.{n}", int(port), 0.0) for n in range(1, 4)}
 
 
 def _ask(host: str, port: int, patience: float) -> str:
