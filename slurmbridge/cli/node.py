@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from slurmbridge.cli import output
+from slurmbridge.cli.local import build_helpers
 
 PARTS = Path(__file__).parent.parent / "node/network"
 INSTALLED = Path("/usr/libexec/slurmbridge/sbnetwork")
@@ -29,7 +30,8 @@ class _Act(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    node = typer.Typer(help="What a compute node needs for private networks (docs/network.md).")
+    node = typer.Typer(help="What runs on compute nodes.")
+    node.command("build")(build_helpers)
     node.command("install")(install)
     node.command("check")(check)
     node.command("uninstall")(uninstall)
