@@ -64,6 +64,7 @@ class ScriptContext:
     exclude: Directive | None
     nodes: Directive
     tasks: Directive
+    tasks_per_node: Directive
     cpus_per_task: Directive
     memory: Directive
     time_limit: Directive
@@ -94,6 +95,12 @@ class ScriptContext:
     trace_stops: bool
     requirements_path: str
     requirements_sha256: Directive | None
+    # Whether the program runs in pods, one on each node; whether they have a network; and whether
+    # MPI starts it.
+    pods: bool
+    networked: bool
+    mpi: bool
+    cpus_per_node: Directive
 
 
 @dataclass(frozen=True, slots=True)

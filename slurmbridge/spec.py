@@ -197,6 +197,31 @@ class Resources(Value):
     output_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
 
 
+class ParallelKind(StrEnum):
+    """What starts the program on several nodes.
+
+    `pods`: nothing; the program runs in the first pod and starts what it wants in the others with
+    /.sb/rsh. `mpi`: the mpirun of the image.
+    """
+
+    PODS = "pods"
+    MPI = "mpi"
+
+
+class Parallel(Value):
+    """A program that runs on several nodes, in one container on each, on a network of their own."""
+
+    kind: ParallelKind
+    nodes: Annotated[int, Field(ge=1, le=4096)]
+    # Of MPI, its ranks.
+    tasks_per_node: Annotated[int, Field(ge=1, le=1024)] = 1
+
+    @property
+    def networked(self) -> bool:
+        """Whether there has to be a network between nodes."""
+        return self.nodes > 1
+
+
 class Limits(Value):
     """What the program may use beyond what Slurm counts: its ulimits."""
 
@@ -259,7 +284,10 @@ class ProcessSpec(Value):
     requirements_source: SourceName | None = None
     outputs: Outputs | None = None
     environment: dict[VariableName, Argument] = Field(default_factory=dict, max_length=256)
+    # What is asked of each node.
     resources: Resources = Resources()
+    # None: the program runs on one node, without a network.
+    parallel: Parallel | None = None
     limits: Limits = Limits()
     time_limit_minutes: Annotated[int, Field(ge=1, le=366 * 24 * 60)] = 60
     warn: Warn | None = None
@@ -287,6 +315,8 @@ class ProcessSpec(Value):
             raise ValueError("the first word of command, the program, is empty")
         if self.warn and self.warn.seconds >= 60 * self.time_limit_minutes:
             raise ValueError("warn.seconds is not less than the time limit")
+        if self.parallel and self.resources.tasks_per_node != 1:
+            raise ValueError("with parallel, tasks_per_node is said there, not in resources")
         taken: set[str] = set()
         for name in sorted((entry.name for entry in self.inputs), key=len):
             above = {str(parent) for parent in PurePosixPath(name).parents}

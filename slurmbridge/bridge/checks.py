@@ -60,6 +60,8 @@ class Clusters:
     usual: str | None = DEFAULT_CLUSTER
     # Of those that are not for everybody: the accounts whose Processes they run.
     accounts: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # Those whose nodes make private networks.
+    networked: frozenset[str] = frozenset()
 
     def chosen(self, name: str | None, account: str | None = None) -> str:
         """The one that is meant by who names it, or by whose Process it is.
@@ -97,8 +99,10 @@ def check(
     *,
     images: Mapping[str, Image],
     capability: ComputeCapability | None,
+    networked: bool = False,
 ) -> None:
-    """Refuse what cannot run here, with every reason. `images` holds the latest of each name.
+    """Refuse what cannot run here, with every reason. `images` holds the latest of each name;
+    `networked` is whether the cluster's nodes make private networks.
 
     Without a capability, as before the first report on the cluster, Slurm itself refuses later.
 
@@ -112,6 +116,7 @@ def check(
         *_amounts(spec, rules),
         *_requirements(spec, rules),
         *_approved(spec, rules),
+        *_parallel(spec, networked=networked),
     ]
     if capability is not None:
         found += _account(spec, capability)
@@ -206,6 +211,19 @@ def _approved(spec: ProcessSpec, rules: Rules) -> list[Finding]:
     return found
 
 
+def _parallel(spec: ProcessSpec, *, networked: bool) -> list[Finding]:
+    if spec.parallel is None or not spec.parallel.networked:
+        return []
+    found = []
+    if not networked:
+        told = "the nodes of this cluster make no private networks: nothing can run on several"
+        found.append(("parallel.nodes", told))
+    if spec.trace is not TraceLevel.OFF:
+        told = 'a Process on several nodes cannot be traced yet: has to be "off"'
+        found.append(("trace", told))
+    return found
+
+
 def _trace_asked(spec: ProcessSpec, rules: Rules) -> list[Finding]:
     found = []
     if _DEPTH[spec.trace] < _DEPTH[rules.trace_minimum]:
@@ -258,13 +276,18 @@ def _trace(spec: ProcessSpec, partition: Partition, capability: ComputeCapabilit
 def _sizes(spec: ProcessSpec, partition: Partition) -> list[Finding]:
     found = []
     asked = spec.resources
-    cpus = asked.tasks_per_node * asked.cpus_per_task
+    tasks = spec.parallel.tasks_per_node if spec.parallel else asked.tasks_per_node
+    cpus = tasks * asked.cpus_per_task
+    if spec.parallel and spec.parallel.nodes > partition.nodes:
+        told = f"{spec.parallel.nodes} is more than {partition.name} has ({partition.nodes})"
+        found.append(("parallel.nodes", told))
     if cpus > partition.cpus_per_node:
-        field = "cpus_per_task" if asked.tasks_per_node == 1 else "tasks_per_node"
-        each = "" if asked.tasks_per_node == 1 else f" times {asked.cpus_per_task} cpus"
-        count = cpus if asked.tasks_per_node == 1 else asked.tasks_per_node
+        where = "parallel" if spec.parallel else "resources"
+        field = "resources.cpus_per_task" if tasks == 1 else f"{where}.tasks_per_node"
+        each = "" if tasks == 1 else f" times {asked.cpus_per_task} cpus"
+        count = cpus if tasks == 1 else tasks
         found.append((
-            f"resources.{field}",
+            field,
             f"{count}{each} is more than a node of {partition.name} has "
             f"({partition.cpus_per_node})",
         ))  # fmt: skip

@@ -127,7 +127,13 @@ class Desk:
     def _accept(self, spec: ProcessSpec, by: str, idempotency: Idempotency | None) -> str:
         images = self._images.latest()
         cluster = self._clusters.chosen(spec.cluster, spec.account)
-        check(spec, self._rules, images=images, capability=self._known(cluster))
+        check(
+            spec,
+            self._rules,
+            images=images,
+            capability=self._known(cluster),
+            networked=cluster in self._clusters.networked,
+        )
         process_id = self._new_id()
         now = self._clock()
         processes = ProcessStore(self._database, cluster)

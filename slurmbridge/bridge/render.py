@@ -14,10 +14,10 @@ from slurmbridge.container.apptainer import (
     recording,
     seal,
 )
-from slurmbridge.container.facts import expected_facts
+from slurmbridge.container.facts import expected_facts, expected_of_pods
 from slurmbridge.model import Helpers, Image, InstalledRequirements, job_name
 from slurmbridge.script import Directive, Script, ScriptContext, Templates, words
-from slurmbridge.spec import ProcessSpec, TraceFull
+from slurmbridge.spec import ParallelKind, ProcessSpec, TraceFull
 
 _MIB = 1024 * 1024
 _GIB = 1024 * _MIB
@@ -29,7 +29,10 @@ class Prepared:
 
     command: bytes
     environment: bytes
+    # Of the first pod.
     expected_facts: bytes
+    # Of all pods.
+    expected: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ def prepared(
         command=words(spec.command),
         environment=words(f"{name}={value}" for name, value in variables.items()),
         expected_facts="".join(f"{line}\n" for line in expected_facts(sealed)).encode(),
+        expected=expected_of_pods(sealed, spec.parallel.nodes if spec.parallel else 1),
     )
 
 
@@ -125,6 +129,9 @@ class Renderer:
         sealed = _sealed(folder, spec, image, self.outputs, equipment is not None)
         record = recording(spec.trace)
         avoided = self.avoid(spec)
+        parallel = spec.parallel
+        nodes = parallel.nodes if parallel else spec.resources.nodes
+        tasks = parallel.tasks_per_node if parallel else spec.resources.tasks_per_node
         return ScriptContext(
             version=Directive(__version__),
             process_id=Directive(process_id),
@@ -133,8 +140,9 @@ class Renderer:
             account=Directive(spec.account) if spec.account else None,
             partition=Directive(spec.partition) if spec.partition else None,
             exclude=Directive(",".join(avoided)) if avoided else None,
-            nodes=Directive(str(spec.resources.nodes)),
-            tasks=Directive(str(spec.resources.tasks_per_node)),
+            nodes=Directive(str(nodes)),
+            tasks=Directive(str(nodes * tasks)),
+            tasks_per_node=Directive(str(tasks)),
             cpus_per_task=Directive(str(spec.resources.cpus_per_task)),
             memory=Directive(f"{spec.resources.memory_mib}M"),
             time_limit=Directive(str(spec.time_limit_minutes)),
@@ -165,4 +173,8 @@ class Renderer:
             requirements_path=equipment.path if equipment else "",
             requirements_sha256=Directive(equipment.found.sha256) if equipment else None,
             trace_stops=spec.limits.trace_full is TraceFull.STOP,
+            pods=parallel is not None,
+            networked=sealed.networked,
+            mpi=parallel is not None and parallel.kind is ParallelKind.MPI,
+            cpus_per_node=Directive(str(tasks * spec.resources.cpus_per_task)),
         )

@@ -16,7 +16,7 @@ def sealing(prepared: Prepared, helpers: Helpers) -> Mapping[str, Any]:
     return {
         "sbseal_sha256": helpers.sbseal_sha256,
         "sbprobe_sha256": helpers.sbprobe_sha256,
-        "expected": prepared.expected_facts.decode().splitlines(),
+        "expected": list(prepared.expected),
     }
 
 

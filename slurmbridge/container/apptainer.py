@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from slurmbridge.model import Image
-from slurmbridge.spec import ProcessSpec, TraceLevel
+from slurmbridge.spec import Parallel, ProcessSpec, Resources, TraceLevel
 
 _MIB = 1024 * 1024
 # Where in the container the helpers, the command and its environment lie.
@@ -14,6 +14,9 @@ ROOT_FOLDER = "root"
 # Where a program finds what was installed for it.
 REQUIREMENTS = "/requirements"
 HOSTNAME = "sealed"
+# What the first of several pods is called, and the device of the network between them.
+FIRST_POD = "sb1"
+NETWORK_DEVICE = "job0"
 # The user and the group that a program believes to be; see the template parts/pod.j2.
 USER_ID = 1000
 HOME = "/tmp"  # noqa: S108 (the container's own)
@@ -69,6 +72,9 @@ class SealedContainer:
     output_in_memory: bool = True
     # Whether calls that sbseal refuses are made to appear in the trace.
     refusals_noted: bool = False
+    # Whether it is one of the pods of a parallel Process, and whether these have a network.
+    pod: bool = False
+    networked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,36 @@ def environment(
     if requirements:
         given["PATH"] = f"{REQUIREMENTS}/bin:{given['PATH']}"
         given["PYTHONPATH"] = ":".join(filter(None, (REQUIREMENTS, given.get("PYTHONPATH"))))
+    if spec.parallel:
+        given |= _parallel_variables(spec.parallel, spec.resources, given)
     return given | {"HOME": HOME} | _task_variables(spec.resources.tasks_per_node)
+
+
+# Where an MPI, a collective library or UCX would look for a network by itself.
+_ON_THE_NETWORK = (
+    "OMPI_MCA_btl_tcp_if_include",
+    "PRTE_MCA_prte_if_include",
+    "PMIX_MCA_ptl_tcp_if_include",
+    "FI_TCP_IFACE",
+    "UCX_NET_DEVICES",
+    "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
+)
+
+
+def _parallel_variables(
+    parallel: Parallel, resources: Resources, given: Mapping[str, str]
+) -> dict[str, str]:
+    """What MPI and its like have to be told; what the submitter says of it goes first."""
+    device = NETWORK_DEVICE if parallel.networked else "lo"
+    said = {
+        **dict.fromkeys(_ON_THE_NETWORK, device),
+        "OMP_NUM_THREADS": str(resources.cpus_per_task),
+    }
+    return {name: value for name, value in said.items() if name not in given} | {
+        "SLURM_NNODES": str(parallel.nodes),
+        "SLURM_NTASKS_PER_NODE": str(parallel.tasks_per_node),
+    }
 
 
 def _task_variables(tasks: int) -> dict[str, str]:
@@ -164,6 +199,8 @@ def context_container(
         variables=tuple(sorted(environment(spec, image, requirements=requirements))),
         tasks=spec.resources.tasks_per_node,
         refusals_noted=spec.trace is not TraceLevel.OFF,
+        pod=spec.parallel is not None,
+        networked=spec.parallel is not None and spec.parallel.networked,
     )
     return sealed if spec.trace is TraceLevel.OFF else TracedContainer(sealed, spec.trace)
 
@@ -193,13 +230,24 @@ CLOSED = (
 )
 
 
+_OF_THE_HOST = ("--uts", f"--hostname={HOSTNAME}")
+_OF_THE_NETWORK = ("--net", "--network=none")
+
+
 def seal(container: SealedContainer) -> tuple[str, ...]:
     """The whole argv, one entry for each line of the script.
 
     Nothing of it is chosen by a submitter but four numbers, and whether refused calls are noted.
     """
+    closed: tuple[str, ...] = CLOSED
+    if container.pod:
+        # The script has named the host before. Its name differs from pod to pod.
+        closed = tuple(option for option in closed if option not in _OF_THE_HOST)
+    if container.networked:
+        # It stays in the job's own network, in which Slurm has begun the pod.
+        closed = tuple(option for option in closed if option not in _OF_THE_NETWORK)
     return (
-        *CLOSED,
+        *closed,
         f"--cwd={container.working_directory}",
         *(f"--mount={bind.argument()}" for bind in container.binds),
         # The mounted image.

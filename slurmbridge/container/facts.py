@@ -7,7 +7,14 @@ before the program starts; the bridge compares them again when it collects.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slurmbridge.container.apptainer import HOSTNAME, REQUIREMENTS, USER_ID, SealedContainer
+from slurmbridge.container.apptainer import (
+    FIRST_POD,
+    HOSTNAME,
+    NETWORK_DEVICE,
+    REQUIREMENTS,
+    USER_ID,
+    SealedContainer,
+)
 
 # Before a line that may be there or not.
 OPTIONAL = "? "
@@ -63,6 +70,8 @@ _OTHER_MOUNTS = (
     "/dev/full rw", "/etc/localtime ro",
     "/sys/devices/system/cpu ro", "/sys/devices/system/node ro",
 )  # fmt: skip
+# Of /sys, what lists network devices; those of the job's own network alone.
+_OF_THE_NETWORK = ("/sys/class/net", "/sys/devices/virtual/net")
 # In memory, and gone with the container.
 _WRITABLE = ("/dev", "/dev/mqueue")
 
@@ -72,11 +81,26 @@ def expected_facts(container: SealedContainer) -> tuple[str, ...]:
     return tuple(sorted([*_inside(container), *_outside(container)]))
 
 
+def expected_of_pods(container: SealedContainer, pods: int) -> tuple[str, ...]:
+    """The lines of all pods, those of the second and further ones with the pod's name before."""
+    first = expected_facts(container)
+    of_others = (
+        f"{OPTIONAL if line.startswith(OPTIONAL) else ''}{name} {line.removeprefix(OPTIONAL)}"
+        for name in (f"sb{number}" for number in range(2, pods + 1))
+        for line in (_hostname(name) if line == _hostname(FIRST_POD) else line for line in first)
+    )
+    return tuple(sorted([*first, *of_others]))
+
+
+def _hostname(name: str) -> str:
+    return f"hostname {name}"
+
+
 def _inside(container: SealedContainer) -> Iterable[str]:
     bounds = container.bounds
     yield f"user {USER_ID} {USER_ID} {USER_ID}"
     yield f"group {USER_ID} {USER_ID} {USER_ID}"
-    yield f"hostname {HOSTNAME}"
+    yield _hostname(FIRST_POD if container.pod else HOSTNAME)
     yield "domainname (none)"
     yield "umask 077"
     # Where the site forbids cores, 0. Else 1: at no other value does Linux heed the limit when it
@@ -94,6 +118,9 @@ def _inside(container: SealedContainer) -> Iterable[str]:
     yield from ("capabilities none", "no_new_privs 1", "seccomp 2")
     yield from ("descriptor 0 device", "descriptor 1 pipe", "descriptor 2 pipe")
     yield from ("interface lo", "resolver none", "processes 2", "cgroup /")
+    if container.networked:
+        yield from (f"interface {NETWORK_DEVICE}", f"route {NETWORK_DEVICE}")
+        yield from (f"mount {folder} ro" for folder in _OF_THE_NETWORK)
     yield from (f"mount {mount}" for mount in _OWN_MOUNTS)
     yield from (f"{OPTIONAL}mount {mount}" for mount in _OTHER_MOUNTS)
     for bind in container.binds:
@@ -118,7 +145,14 @@ def _outside(container: SealedContainer) -> Iterable[str]:
     if container.refusals_noted:
         # Where the kernel asks sbseal; the program gets none of its descriptors.
         facts.append("descriptor 5 seccomp")
-    facts += [f"namespace {name} own" for name in ("ipc", "mnt", "net", "pid", "user", "uts")]
+    if container.networked:
+        facts.append(f"interface {NETWORK_DEVICE}")
+    # The script has its own, too: a pod shares them with nothing else.
+    with_the_script = {"net": container.networked, "uts": container.pod}
+    facts += [
+        f"namespace {name} {'shared' if with_the_script.get(name) else 'own'}"
+        for name in ("ipc", "mnt", "net", "pid", "user", "uts")
+    ]
     yield from (f"outside {fact}" for fact in facts)
 
 

@@ -373,7 +373,12 @@ static int follow(pid_t *tasks, unsigned count, const sigset_t *held) {
     }
 }
 
+#include "agent.h"
+
 int main(int count, char **arguments) {
+    int code = as_agent(count, arguments);
+    if (code >= 0)
+        return code;
     if (count != 7)
         fail("usage: sbseal FOLDER nproc=N nofile=N fsize=BYTES tasks=N refused=noted|silent");
     const char *folder = arguments[1];

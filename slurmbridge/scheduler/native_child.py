@@ -24,6 +24,7 @@ ATTRIBUTES: dict[str, str] = {
     "exclude": "excluded_nodes",
     "nodes": "nodes",
     "ntasks": "ntasks",
+    "ntasks-per-node": "ntasks_per_node",
     "cpus-per-task": "cpus_per_task",
     "mem": "memory_per_node",
     "time": "time_limit",
@@ -59,6 +60,7 @@ def _signal(text: str) -> dict[str, Any]:
 _READ: dict[str, Callable[[str], Any]] = {
     "is_requeueable": lambda _: False,
     "ntasks": int,
+    "ntasks_per_node": int,
     "cpus_per_task": int,
     "time_limit": _time,
     "signal": _signal,

@@ -135,7 +135,8 @@ class Site:
             for name, cluster in clusters.items()
             if cluster.accounts is not None
         }
-        return Clusters(tuple(clusters), self._settings.usual_cluster, accounts)
+        networked = frozenset(name for name, one in clusters.items() if one.slurm.private_networks)
+        return Clusters(tuple(clusters), self._settings.usual_cluster, accounts, networked)
 
     def desk(self) -> Desk:
         """What the API serves."""
@@ -161,8 +162,15 @@ class Site:
         """
         self._database.check_schema()
         images = ImageStore(self._database)
-        cluster = self.cluster(self._chooser.chosen(spec.cluster, spec.account))
-        check(spec, self._rules, images=images.latest(), capability=cluster.known_capability())
+        clusters = self._chooser
+        cluster = self.cluster(clusters.chosen(spec.cluster, spec.account))
+        check(
+            spec,
+            self._rules,
+            images=images.latest(),
+            capability=cluster.known_capability(),
+            networked=cluster.name in clusters.networked,
+        )
         return cluster.render(PREVIEW_ID, spec, images.get(spec.image), self.build_helpers())
 
     def build_helpers(self, *, force: bool = False) -> Helpers:
