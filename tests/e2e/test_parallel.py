@@ -7,32 +7,315 @@ from typing import Any
 import pytest
 
 from slurmbridge.client import Client
+from slurmbridge.errors import InvalidProcess
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Process
-from tests.support.cluster import Cluster, until
+from slurmbridge.spec import parse_spec
+from tests.conftest import SMALL
+from tests.support.cluster import Cluster, provide_image, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
 Run = Callable[..., Process]
+NODES = ("node1", "node2", "node3")
+AGENT = 48791
+
+
+@pytest.fixture(scope="module")
+def mpi_image(bridge: Cluster) -> str:
+    """Open MPI and mpi4py; built once, in some minutes."""
+    provide_image(bridge, "mpi")
+    return "mpi"
+
+
+@pytest.fixture(scope="module")
+def mpich_image(bridge: Cluster) -> str:
+    """MPICH and its compiler; built once, in some minutes."""
+    provide_image(bridge, "mpich", "SLURMBRIDGE_DEFINITIONS=/opt/slurmbridge/src/tests/definitions")
+    return "mpich"
 
 
 def pods(nodes: int, **more: Any) -> dict[str, Any]:
     """A specification of pods in which nothing is started by itself."""
-    parallel = {"kind": "pods", "nodes": nodes}
-    return {"parallel": parallel, "trace": "off", **more}
+    return {"parallel": {"kind": "pods", "nodes": nodes}, "trace": "off", **more}
 
 
-def test_the_program_runs_in_the_first_pod_and_reaches_the_others(
-    client: Client, run: Run
-) -> None:
+def mpi(image: str, nodes: int, tasks: int, **more: Any) -> dict[str, Any]:
+    """A specification of an MPI program."""
+    parallel = {"kind": "mpi", "nodes": nodes, "tasks_per_node": tasks}
+    return {"image": image, "parallel": parallel, "trace": "off", **more}
+
+
+def complete(client: Client, process: Process) -> str:
+    """What a Process that has to be complete has printed."""
+    said = client.log(process.id, "stderr").data.decode(errors="replace")
+    assert process.state is ProcessState.COMPLETE, (process.reason, said)
+    return client.log(process.id).data.decode()
+
+
+def left(bridge: Cluster, process_id: str) -> list[str]:
+    """What still runs of a Process's pods, by node."""
+    found = []
+    for node in NODES:
+        said = bridge.run(node, "pgrep", "-f", f"{process_id}|/.sb/sbseal", user="root").stdout
+        networks = bridge.must(node, "sh", "-c", "ls /run/netns 2>/dev/null || true", user="root")
+        found += [f"{node} {word}" for word in (*said.split(), *networks.split())]
+    return found
+
+
+def nothing_is_left(bridge: Cluster, process_id: str) -> None:
+    until("empty nodes", lambda: not left(bridge, process_id), seconds=40)
+
+
+# --- pods ---
+
+
+def test_the_program_runs_in_the_first_pod_and_reaches_the_others(client: Client, run: Run) -> None:
     script = """
     for pod in sb1 sb2 sb3; do /.sb/rsh $pod hostname; done
     /.sb/rsh sb3 'echo "to stdout of $(hostname)"; echo "to stderr" >&2; exit 7'; echo "code $?"
-    echo "what is sent" | /.sb/rsh sb2 cat
+    head -c 3000000 /dev/zero | /.sb/rsh sb2 wc -c
+    /.sb/rsh sb2 'head -c 3000000 /dev/zero' | wc -c
+    /.sb/rsh sb4 true 2>&1; echo "code $?"
     """
     process = run("sh", "-c", script, **pods(3))
-    out = client.log(process.id).data
-    assert process.state is ProcessState.COMPLETE, (process.reason, client.log(process.id, "stderr"))
-    assert out.splitlines() == [
-        *("sb1", "sb2", "sb3"), "to stdout of sb3", "code 7", "what is sent",
+    assert complete(client, process).splitlines() == [
+        *("sb1", "sb2", "sb3", "to stdout of sb3", "code 7", "3000000", "3000000"),
+        *("sbseal: sb4 is no node of this job", "code 78"),
+    ]
+    assert client.log(process.id, "stderr").data == b"to stderr\n"
+
+
+def test_every_pod_is_attested(client: Client, run: Run) -> None:
+    process = run("true", **pods(3))
+    complete(client, process)
+    found = client.attestation(process.id)
+    assert (process.attested, found.sealed) == (True, True)
+    assert sorted(found.node.split(",")) == list(NODES)
+    for name in ("sb2", "sb3"):
+        assert f"{name} hostname {name}" in found.facts
+        assert {line for line in found.facts if line.startswith(f"{name} interface")} == {
+            f"{name} interface lo",
+            f"{name} interface job0",
+        }
+
+
+SEEN = """
+import json, os, socket
+def reached(host, port):
+    with socket.socket() as s:
+        s.settimeout(2)
+        try:
+            s.connect((host, port))
+            return "reached"
+        except ConnectionRefusedError:
+            return "reached"
+        except OSError as error:
+            return os.strerror(error.errno) if error.errno else "timeout"
+print(json.dumps({
+    "names": sorted(os.environ), "devices": sorted(os.listdir("/sys/class/net")),
+    "fds": sorted(os.listdir("/proc/self/fd")), "processes": open("/proc/1/cmdline").read()[:12],
+    "reached": {place: reached(*place.rsplit(":", 1)[:1], int(place.rsplit(":", 1)[1]))
+                for place in os.environ["PLACES"].split()},
+}))
+"""
+
+
+def test_a_task_of_any_pod_sees_its_network_and_nothing_of_slurm(
+    client: Client, bridge: Cluster, run: Run
+) -> None:
+    def address(host: str) -> str:
+        return bridge.must("node1", "getent", "ahostsv4", host).split()[0]
+
+    outside = [f"{address(node)}:6818" for node in NODES] + [f"{address('controller')}:6817"]
+    inside = [f"sb{number}:{AGENT}" for number in (1, 2, 3)]
+    script = """
+    printf '%s' "$SEEN" >/tmp/seen.py; python3 /tmp/seen.py
+    /.sb/rsh sb2 'cat >/tmp/seen.py; python3 /tmp/seen.py' </tmp/seen.py
+    """
+    variables = {"PLACES": " ".join(outside + inside), "SEEN": SEEN}
+    process = run("sh", "-c", script, **pods(3, environment=variables))
+    for line in complete(client, process).splitlines():
+        seen = json.loads(line)
+        assert seen["devices"] == ["job0", "lo"]
+        assert seen["processes"] == "/.sb/sbseal\0"
+        assert [seen["reached"][place] for place in outside] == ["Network is unreachable"] * 4
+        assert [seen["reached"][place] for place in inside] == ["reached"] * 3
+        names = {name for name in seen["names"] if name.startswith(("SLURM", "PMI_", "SB"))}
+        assert names == {"SLURM_NNODES", "SLURM_NTASKS_PER_NODE"}
+        # 3 is the folder that is being listed.
+        assert seen["fds"] == ["0", "1", "2", "3"]
+    # The control: the same places from a node, outside.
+    asked = f"PLACES='{' '.join(outside)}' python3 -"
+    seen = bridge.must("node1", "sh", "-c", asked, stdin=SEEN.encode())
+    assert set(json.loads(seen)["reached"].values()) == {"reached"}
+
+
+KNOCK = """
+import socket, struct, sys
+def ask(secret):
+    with socket.create_connection(("sb2", 48791), 5) as s:
+        command = b"echo opened"
+        s.sendall(secret + b"r" + struct.pack(">I", len(command)) + command)
+        try:
+            return s.recv(100)
+        except OSError:
+            return b""
+right = open("/.sb/secret", "rb").read()
+wrong = bytes([right[0] ^ 1]) + right[1:]
+print([bool(ask(secret)) for secret in (right, wrong, right[:-1] + b"!", b"0" * 64, right)])
+"""
+
+
+def test_an_agent_starts_nothing_without_the_secret(client: Client, run: Run) -> None:
+    process = run("python3", "-c", KNOCK, **pods(2))
+    assert complete(client, process) == "[True, False, False, False, True]\n"
+
+
+def test_each_job_has_a_secret_of_its_own(client: Client, run: Run) -> None:
+    secrets = {complete(client, run("cat", "/.sb/secret", **pods(1))) for _ in range(2)}
+    assert len(secrets) == 2
+    assert {len(secret) for secret in secrets} == {64}
+
+
+def test_outputs_of_all_pods_are_kept_apart(client: Client, run: Run) -> None:
+    script = "echo 1 >/output/one; /.sb/rsh sb2 'echo 2 >/output/two'"
+    process = run("sh", "-c", script, **pods(3))
+    complete(client, process)
+    assert sorted(output.path for output in process.outputs) == [
+        "one", "sb2/two", "stderr.txt", "stdout.txt",
     ]  # fmt: skip
-    assert process.sealed
+
+
+@pytest.mark.parametrize("code", [0, 3, 78, 255])
+def test_the_exit_code_is_that_of_the_program(client: Client, run: Run, code: int) -> None:
+    process = run("sh", "-c", f"/.sb/rsh sb2 exit {code}; exit $?", **pods(2))
+    assert process.exit_code == code, process.reason
+    expected = ProcessState.EXECUTOR_ERROR if code else ProcessState.COMPLETE
+    assert process.state is expected
+
+
+def test_a_pod_that_is_lost_ends_the_program(client: Client, bridge: Cluster, run: Run) -> None:
+    script = "trap 'echo ended; exit 1' TERM; /.sb/rsh sb2 'kill -KILL -1'; sleep 300 & wait"
+    process = run("sh", "-c", script, **pods(2))
+    assert process.state is ProcessState.EXECUTOR_ERROR
+    assert "the pod of sb2 has ended" in client.log(process.id, "stderr").data.decode()
+    assert client.log(process.id).data == b"ended\n"
+    nothing_is_left(bridge, process.id)
+
+
+def test_a_cancel_reaches_all_pods(client: Client, bridge: Cluster) -> None:
+    script = """
+    trap 'echo told; exit 0' TERM
+    for pod in sb2 sb3; do /.sb/rsh $pod 'echo there; exec sleep 600' & done
+    wait; wait
+    """
+    command = ["sh", "-c", script]
+    process_id = client.submit(parse_spec({**SMALL, "command": command, **pods(3)})).id
+    until("both", lambda: client.log(process_id).data == b"there\nthere\n", seconds=60)
+    client.cancel(process_id)
+    process = client.wait(process_id, timeout_seconds=60, poll_seconds=0.2)
+    assert process.state is ProcessState.CANCELED
+    assert client.log(process_id).data == b"there\nthere\ntold\n"
+    nothing_is_left(bridge, process_id)
+
+
+def test_where_the_network_was_not_made_nothing_runs(
+    client: Client, bridge: Cluster, run: Run
+) -> None:
+    """As on a node where the plugin or the prolog are missing."""
+    script = "/usr/libexec/slurmbridge/sbnetwork"
+    bridge.must("node2", "mv", script, f"{script}.kept", user="root")
+    bridge.must("node2", "cp", "/bin/true", script, user="root")
+    try:
+        process = run("true", **pods(3))
+    finally:
+        bridge.must("node2", "mv", f"{script}.kept", script, user="root")
+    assert process.state is ProcessState.SYSTEM_ERROR, process.reason
+    assert process.outputs == ()
+
+
+def test_what_cannot_run_on_several_nodes_is_refused(client: Client) -> None:
+    def reason(**changes: Any) -> str:
+        with pytest.raises(InvalidProcess) as refused:
+            client.submit(parse_spec({**SMALL, "command": ["true"], **changes}))
+        return str(refused.value)
+
+    assert "cannot be traced yet" in reason(**pods(2, trace="audit"))
+    assert "parallel.nodes: 4 is more than short has (3)" in reason(**pods(4))
+
+
+# --- MPI ---
+
+ALLREDUCE = """
+import json, socket
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+total = world.allreduce(world.Get_rank() + 1)
+seen = world.gather((world.Get_rank(), socket.gethostname(), total), root=0)
+near = world.Split_type(MPI.COMM_TYPE_SHARED).Get_size()
+if world.Get_rank() == 0:
+    print(json.dumps({"size": world.Get_size(), "near": near, "seen": sorted(seen)}))
+"""
+
+
+@pytest.mark.parametrize(("nodes", "tasks"), [(3, 2), (1, 2), (2, 1)])
+def test_mpi_makes_one_world_of_all_nodes(
+    client: Client, run: Run, mpi_image: str, nodes: int, tasks: int
+) -> None:
+    process = run("python3", "-c", ALLREDUCE, **mpi(mpi_image, nodes, tasks))
+    found = json.loads(complete(client, process))
+    size = nodes * tasks
+    assert (found["size"], found["near"]) == (size, tasks)
+    assert {total for _, _, total in found["seen"]} == {size * (size + 1) // 2}
+    assert [host for _, host, _ in found["seen"]] == [
+        f"sb{node}" for node in range(1, nodes + 1) for _ in range(tasks)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("import sys; from mpi4py import MPI; sys.exit(5 * (MPI.COMM_WORLD.Get_rank() == 3))", 5),
+        ("from mpi4py import MPI; w = MPI.COMM_WORLD; w.Get_rank() == 3 and w.Abort(9); w.Barrier()", 9),
+    ],
+)  # fmt: skip
+def test_one_rank_s_failure_ends_all_with_its_code(
+    client: Client, bridge: Cluster, run: Run, mpi_image: str, program: str, code: int
+) -> None:
+    process = run("python3", "-c", program, **mpi(mpi_image, 3, 2))
+    assert (process.state, process.exit_code) == (ProcessState.EXECUTOR_ERROR, code)
+    nothing_is_left(bridge, process.id)
+
+
+C_PROGRAM = r"""
+#include <mpi.h>
+#include <stdio.h>
+int main(int n, char **a) {
+    int rank, size, one, sum;
+    char host[256];
+    MPI_Init(&n, &a);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    one = rank + 1;
+    MPI_Allreduce(&one, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    MPI_Get_processor_name(host, &n);
+    printf("%d of %d on %s: %d\n", rank, size, host, sum);
+    return MPI_Finalize();
+}
+"""
+
+
+def test_mpich_makes_one_world_of_all_nodes(client: Client, run: Run, mpich_image: str) -> None:
+    script = 'cd "$(mktemp -d)"; echo "$C_PROGRAM" >p.c; mpicc -o p p.c; exec ./p'
+    made = mpi(mpich_image, 3, 2, environment={"C_PROGRAM": C_PROGRAM})
+    process = run("sh", "-c", script, **made)
+    assert sorted(complete(client, process).splitlines()) == [
+        f"{rank} of 6 on sb{rank // 2 + 1}: 21" for rank in range(6)
+    ]
+
+
+def test_an_image_without_mpi_is_told_so(client: Client, run: Run) -> None:
+    process = run("true", **mpi("python", 2, 1))
+    assert (process.state, process.exit_code) == (ProcessState.EXECUTOR_ERROR, 127)
+    said = client.log(process.id, "stderr").data.decode()
+    assert "the image holds neither Open MPI nor MPICH" in said
