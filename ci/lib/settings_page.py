@@ -90,6 +90,8 @@ MEANING = {
     "slurm.absence_seconds": "How long a job must be absent from controller and accounting to "
     "count as lost, or as never submitted. At least `slurm.timeout_seconds` and twice Slurm's "
     "MessageTimeout.",
+    "slurm.private_networks": "Whether the cluster's nodes make a private network for each job of "
+    "several nodes (docs/network.md).",
     "slurm.in_progress.cluster": "How many Processes may be in progress on the cluster at a time: "
     "taken by a Runner, and not collected yet. Others wait.",
     "slurm.in_progress.account": "The same for each account.",

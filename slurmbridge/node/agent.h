@@ -1,15 +1,15 @@
 /* The agent of a pod: it starts tasks in its pod for who holds the secret of the job.
  *
- *   sbseal first PODS SECONDS PROGRAM ARGUMENT...   in the first pod: awaits the agents of all others,
- *                                                  runs the program, ends as it does
- *   sbseal next                                    in each other pod: until the first one has ended
- *   rsh HOST COMMAND...                            from a task: runs a command in the pod of HOST, with
- *                                                  /bin/sh as ssh does; ends as it does
+ *   sbseal first PODS SECONDS PROGRAM ARGUMENT...
+ *                          in the first pod: awaits all others, runs the program, ends as it does
+ *   sbseal next            in each other pod: until the first one has ended
+ *   rsh HOST COMMAND...    from a task: runs a command in the pod of HOST, by /bin/sh as ssh would,
+ *                          and ends as it does
  *
  * It runs below sbseal's process 1, behind the system call filter and without any privilege, as the
- * tasks themselves do: it is no part of the seal. It hears only on the job's own network, where only
- * pods of this job are. Each connection begins with the secret, which lies in a file that all tasks
- * of the job can read, and nobody else.
+ * tasks themselves do: it is no part of the seal. It hears only on the job's own network, where
+ * only pods of this job are. Each connection begins with the secret, which lies in a file that all
+ * tasks of the job can read, and nobody else.
  *
  * After the secret both sides send frames: a letter, the length in four bytes, the most significant
  * first, and so many bytes.
@@ -36,9 +36,7 @@ enum {
     UNREACHABLE = 255,  /* as ssh says it */
 };
 
-#define SECRET_FILE "/.sb/secret"
-
-/* --- bytes ---------------------------------------------------------------------------------------- */
+/* --- bytes ----------------------------------------------------------------------------------- */
 
 static int write_all(int file, const void *bytes, size_t size) {
     const char *next = bytes;
@@ -89,8 +87,15 @@ static char receive_frame(int peer, char *bytes, size_t most, size_t *size) {
     return (char)head[0];
 }
 
+/* It lies beside this program. */
 static void read_secret(char *secret) {
-    int file = open(SECRET_FILE, O_RDONLY | O_CLOEXEC);
+    char folder[4096];
+    ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
+    if (length < 0)
+        fail("/proc/self/exe: %s", strerror(errno));
+    folder[length] = 0;
+    *strrchr(folder, '/') = 0;
+    int file = open(path_of(folder, "secret"), O_RDONLY | O_CLOEXEC);
     if (file < 0 || read_all(file, secret, SECRET_BYTES))
         fail("the secret of the job cannot be read");
     close(file);
@@ -110,7 +115,7 @@ static void set_prompt(int peer) {
     setsockopt(peer, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
-/* --- the agent ------------------------------------------------------------------------------------ */
+/* --- the agent ------------------------------------------------------------------------------- */
 
 struct ran {
     pid_t child;
@@ -150,7 +155,7 @@ static struct ran run_command(const char *command) {
     return (struct ran){child, input[1], output[0], errors[0]};
 }
 
-/* Until who asked hangs up. In a process of its own, which waits for a command that does not read. */
+/* Until who asked hangs up. A process of its own, which waits for a command that does not read. */
 static void feed(int peer, struct ran ran) {
     static char bytes[FRAME_BYTES + 1];
     size_t size;
@@ -205,6 +210,11 @@ static void serve_command(int peer, const char *command) {
     kill(feeder, SIGKILL);
     unsigned char code = (unsigned char)status_code(status);
     send_frame(peer, 'c', &code, 1);
+    /* Until who asked has heard it: to close while input has not been read would take it back. */
+    shutdown(peer, SHUT_WR);
+    static char rest[FRAME_BYTES];
+    while (read(peer, rest, sizeof rest) > 0)
+        ;
     _exit(0);
 }
 
@@ -261,7 +271,7 @@ static void serve(int listening, const char *secret) {
     }
 }
 
-/* --- who asks ------------------------------------------------------------------------------------- */
+/* --- who asks -------------------------------------------------------------------------------- */
 
 /* By /etc/hosts alone: there is nobody else to ask. 0 when it is not there. */
 static int find_host(const char *host, struct in_addr *address) {
@@ -292,31 +302,31 @@ static int connect_to(const char *host, const char *secret) {
     return -1;
 }
 
+/* Input is sent by a process of its own: a command may say much before it reads. */
 static int follow_command(int peer, const char *host) {
     static char bytes[FRAME_BYTES + 1];
-    struct pollfd both[] = {{peer, POLLIN, 0}, {0, POLLIN, 0}};
     size_t size;
+    pid_t sender = fork();
+    if (sender < 0)
+        fail("fork: %s", strerror(errno));
+    if (sender == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        while (pass_on(0, peer, 'i') > 0)
+            ;
+        send_frame(peer, 'x', "", 0);
+        _exit(0);
+    }
     for (;;) {
-        poll(both, 2, -1);
-        if (both[1].fd >= 0 && both[1].revents && pass_on(0, peer, 'i') <= 0) {
-            send_frame(peer, 'x', "", 0);
-            both[1].fd = -1;
-        }
-        if (!both[0].revents)
+        char letter = receive_frame(peer, bytes, FRAME_BYTES, &size);
+        if (letter == 'o' || letter == 'e') {
+            write_all(letter == 'o' ? 1 : 2, bytes, size);
             continue;
-        switch (receive_frame(peer, bytes, FRAME_BYTES, &size)) {
-        case 'o':
-            write_all(1, bytes, size);
-            break;
-        case 'e':
-            write_all(2, bytes, size);
-            break;
-        case 'c':
-            return (unsigned char)*bytes;
-        default:
-            fprintf(stderr, "rsh: the pod of %s has ended\n", host);
-            return UNREACHABLE;
         }
+        kill(sender, SIGKILL);
+        if (letter == 'c')
+            return (unsigned char)*bytes;
+        fprintf(stderr, "rsh: the pod of %s has ended\n", host);
+        return UNREACHABLE;
     }
 }
 
@@ -324,13 +334,17 @@ static int follow_command(int peer, const char *host) {
 static int rsh(char **arguments) {
     char command[COMMAND_BYTES + 1] = "", secret[SECRET_BYTES];
     size_t length = 0;
-    while (*arguments && **arguments == '-')
-        arguments += strchr("lop", (*arguments)[1]) && (*arguments)[1] && !(*arguments)[2] && arguments[1] ? 2 : 1;
+    while (*arguments && **arguments == '-') {
+        char letter = (*arguments)[1];
+        int has_value = letter && strchr("lop", letter) && !(*arguments)[2] && arguments[1];
+        arguments += has_value ? 2 : 1;
+    }
     const char *host = *arguments;
     if (!host || !arguments[1])
         fail("usage: rsh HOST COMMAND...");
     while (*++arguments) {
-        int added = snprintf(command + length, sizeof command - length, "%s%s", length ? " " : "", *arguments);
+        int added = snprintf(command + length, sizeof command - length, "%s%s", length ? " " : "",
+                             *arguments);
         length += (size_t)added;
         if (length >= sizeof command)
             fail("the command is longer than %d bytes", COMMAND_BYTES);
@@ -345,7 +359,7 @@ static int rsh(char **arguments) {
     return follow_command(peer, host);
 }
 
-/* --- the pods ------------------------------------------------------------------------------------- */
+/* --- the pods -------------------------------------------------------------------------------- */
 
 static void first_has_ended(int number) {
     _exit(number == SIGUSR1 ? 0 : LOST);
@@ -407,12 +421,12 @@ static int watch_pods(struct pollfd *files, unsigned pods, pid_t program) {
                 return code < 0 ? status_code(status) : code;
         for (unsigned i = 1; i < pods && code < 0; i++)
             if (files[i].revents) {
-                fprintf(stderr, "sbseal: the pod of sb%u has ended, so the program is ended\n", i + 1);
+                fprintf(stderr, "sbseal: the pod of sb%u has ended, so the program is ended\n",
+                        i + 1);
                 code = LOST;
                 until = now.tv_sec + 5;
                 kill(program, SIGTERM);
-                for (unsigned j = 1; j < pods; j++)
-                    files[j].events = 0;
+                files[i].fd = -1;
             }
         if (until && now.tv_sec >= until)
             return code;
@@ -436,8 +450,9 @@ static int first_pod(char **arguments) {
         serve(listening, secret);
     close(listening);
     clock_gettime(CLOCK_MONOTONIC, &now);
+    time_t until = now.tv_sec + atoi(arguments[1]);
     for (unsigned i = 1; i < pods; i++)
-        files[i] = (struct pollfd){await_pod(i + 1, secret, now.tv_sec + atoi(arguments[1])), POLLIN, 0};
+        files[i] = (struct pollfd){await_pod(i + 1, secret, until), POLLIN, 0};
     sigset_t ends;
     sigemptyset(&ends);
     sigaddset(&ends, SIGCHLD);

@@ -62,7 +62,7 @@ def build(architecture: str, folder: Path) -> dict[bool, Filter]:
     source = SOURCES / "sbseal.c"
     flags: list[str] = []
     if architecture != platform.machine():
-        for name in ("filter.h", "sbseal.c"):
+        for name in ("agent.h", "filter.h", "sbseal.c"):
             text = (SOURCES / name).read_text().replace("__x86_64__", "__none__")
             source = folder / name
             source.write_text(text.replace("__aarch64__", "__x86_64__"))

@@ -30,7 +30,8 @@ def test_a_fault_is_found(tmp_path: Path) -> None:
     check = "if (size && text[size - 1])"
     assert source.count(check) == 1
     (tmp_path / "slurmbridge/node").mkdir(parents=True)
-    (tmp_path / "slurmbridge/node/filter.h").write_text((SOURCES / "filter.h").read_text())
+    for header in ("agent.h", "filter.h"):
+        (tmp_path / "slurmbridge/node" / header).write_text((SOURCES / header).read_text())
     (tmp_path / "slurmbridge/node/sbseal.c").write_text(source.replace(check, "if (0)"))
     (tmp_path / "tests/fuzz").mkdir(parents=True)
     for name in ("sbseal_fuzz.c", "fuzz.h"):

@@ -10,6 +10,8 @@ from tests.support.builders import GOLDEN, golden_script
 from tests.support.specs import IMAGE
 from tests.support.stage import GOLDENS, WAYS, Stage, each_golden, each_way, staged
 
+# What has several nodes needs a cluster: tests/e2e/test_parallel.py.
+RUN_HERE = [golden for golden in GOLDENS if golden.stem != "mpi"]
 SHELLCHECK = Path(sys.executable).parent / "shellcheck"
 
 
@@ -18,7 +20,7 @@ def minimal(tmp_path: Path) -> Stage:
     return staged(GOLDEN / "minimal.toml", tmp_path)
 
 
-@pytest.fixture(scope="module", params=GOLDENS, ids=lambda path: path.stem)
+@pytest.fixture(scope="module", params=RUN_HERE, ids=lambda path: path.stem)
 def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """Each golden script, run once for all tests that only look at what it left."""
     stage = staged(request.param, tmp_path_factory.mktemp("golden"))

@@ -56,6 +56,7 @@ CONTEXT = ScriptContext(
     exclude=Directive("n1,n2"),
     nodes=Directive("1"),
     tasks=Directive("1"),
+    tasks_per_node=Directive("1"),
     cpus_per_task=Directive("1"),
     memory=Directive("512M"),
     time_limit=Directive("60"),
@@ -88,6 +89,10 @@ CONTEXT = ScriptContext(
     trace_stops=True,
     requirements_path="/r/k/made/requirements.sqsh",
     requirements_sha256=Directive("5" * 64),
+    pods=True,
+    networked=True,
+    mpi=True,
+    cpus_per_node=Directive("1"),
 )
 
 
@@ -156,7 +161,7 @@ def test_a_variable_in_a_directive_or_comment_is_declared_as_such(path: Path) ->
 
 def test_directives_do_stand_in_directives_and_comments() -> None:
     text = "\n".join(path.read_text() for path in OF_PROCESSES)
-    assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 12
+    assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 13
     assert len(re.findall(r"^# .*{{ \w+ }}", text, re.MULTILINE)) == 2
 
 
