@@ -269,6 +269,44 @@ def stage_small() -> Measure:
     return Measure(round(value, 3), "x", 3, value <= 3 and memory < MEMORY_MB, against, runs)
 
 
+@cache
+def parallel_runs() -> Runs:
+    """Of all that is measured in pods, one run."""
+    build_programs()
+    return runs_of([sys.executable, str(ROOT / "ci/lib/bench_parallel.py")])
+
+
+def parallel(where: str, what: str, goal: float, bound: str) -> Measure:
+    """What pods cost MPI, beside bare containers on the nodes' own network."""
+    runs = parallel_runs()
+    value = ratio(runs, f"{where}_sealed_{what}", f"{where}_bare_{what}")
+    found = {
+        way: median(run[f"{where}_{way}_{what}"] for run in runs) for way in ("sealed", "bare")
+    }
+    figures = f"{found['sealed']:.4g} to {found['bare']:.4g} {what}"
+    against = f"MPICH's ping-pong in pods to the same in bare containers ({figures}), {bound}"
+    if what == "latency_us":
+        return Measure(round(value, 3), "x", goal, value <= goal, against, runs)
+    return Measure(round(value, 3), "ratio", goal, value >= goal, against, runs)
+
+
+def mpi_latency() -> Measure:
+    """Between nodes, 8 bytes."""
+    bound = "bound by two virtual devices and the encapsulation of each packet"
+    return parallel("between", "latency_us", 1.5, bound)
+
+
+def mpi_bandwidth() -> Measure:
+    """Between nodes, 4 MiB."""
+    bound = "bound by copying and encapsulating on the two cores that both nodes share"
+    return parallel("between", "mib_per_s", 0.9, bound)
+
+
+def mpi_within() -> Measure:
+    """Within a node, 8 bytes."""
+    return parallel("within", "latency_us", 1.1, "bound by shared memory; no network is used")
+
+
 def provide_flights() -> None:
     """The demo's data, where the bridge finds them."""
     on = [str(ROOT / "ci/cluster"), "exec", "bridge", "--"]
@@ -292,6 +330,9 @@ MEASURES: dict[str, Callable[[], Measure]] = {
     "calls": calls,
     "end": end,
     "seal": seal,
+    "mpi-latency": mpi_latency,
+    "mpi-bandwidth": mpi_bandwidth,
+    "mpi-within": mpi_within,
     "cpu": cpu,
     "trace-cpu": trace_cpu,
     "trace-flights": trace_flights,

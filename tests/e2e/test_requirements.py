@@ -160,6 +160,18 @@ def test_what_was_installed_is_there_read_only_and_the_lock_says_what_it_is(
     assert any(detail.startswith("its requirements are being installed") for detail in details)
 
 
+def test_what_was_installed_is_there_in_every_pod(stock: Stock, client: Client, run: Run) -> None:
+    alpha = stock.name("alpha")
+    show = f"python3 -c 'import {alpha}; print({alpha}.__file__)'"
+    process = run(
+        "sh", "-c", f'{show}; /.sb/rsh sb2 "{show}"',
+        requirements=stock.wanted(f"{alpha}\n"), requirements_source="index",
+        parallel={"kind": "pods", "nodes": 2}, trace="off",
+    )  # fmt: skip
+    assert complete(client, process) == f"/requirements/{alpha}/__init__.py\n" * 2
+    assert "sb2 outside /requirements same" in client.attestation(process.id).facts
+
+
 def test_with_hashes_exactly_what_they_name_is_installed(
     stock: Stock, client: Client, run: Run
 ) -> None:
