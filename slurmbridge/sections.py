@@ -1,6 +1,7 @@
 """The tables of the configuration, each with what can stand in it."""
 
 from enum import StrEnum
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated
 
@@ -85,8 +86,9 @@ class SlurmSettings(Section):
     # where timeout_seconds and Slurm's MessageTimeout together ask for more.
     absence_seconds: Seconds = 120.0
     in_progress: InProgressSettings = InProgressSettings()
-    # Whether the cluster's nodes make a private network for each job of several nodes.
-    private_networks: bool = False
+    # The addresses in the private network that the cluster's nodes make for each job of several
+    # nodes, as their network.conf has them. None: they make none.
+    private_network: IPv4Network | None = None
     # Calls to slurmctld; less where Slurm's own rl_* limits say so.
     calls_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
     calls_at_once: Annotated[float, Field(ge=10, le=100_000)] = 500.0

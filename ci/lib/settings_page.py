@@ -1,6 +1,7 @@
 """The table of keys in docs/configuration.md, from slurmbridge/settings.py."""
 
 import sys
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -90,8 +91,9 @@ MEANING = {
     "slurm.absence_seconds": "How long a job must be absent from controller and accounting to "
     "count as lost, or as never submitted. At least `slurm.timeout_seconds` and twice Slurm's "
     "MessageTimeout.",
-    "slurm.private_networks": "Whether the cluster's nodes make a private network for each job of "
-    "several nodes (docs/network.md).",
+    "slurm.private_network": "The addresses in the private network that the cluster's nodes make "
+    "for each job of several nodes, as `10.99.0.0/16` ([network.md](network.md)). None: they make "
+    "none.",
     "slurm.in_progress.cluster": "How many Processes may be in progress on the cluster at a time: "
     "taken by a Runner, and not collected yet. Others wait.",
     "slurm.in_progress.account": "The same for each account.",
@@ -198,6 +200,7 @@ def type_of(key: str, field: FieldInfo) -> str:
     if hasattr(kind, "__members__"):
         return " or ".join(f"`{member.value}`" for member in kind)
     names = {str: "text", bool: "true or false", int: "number", float: "seconds", Path: "folder"}
+    names[IPv4Network] = "network"
     limits = {
         name: getattr(limit, name)
         for limit in field.metadata

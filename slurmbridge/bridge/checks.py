@@ -214,14 +214,10 @@ def _approved(spec: ProcessSpec, rules: Rules) -> list[Finding]:
 def _parallel(spec: ProcessSpec, *, networked: bool) -> list[Finding]:
     if spec.parallel is None or not spec.parallel.networked:
         return []
-    found = []
-    if not networked:
-        told = "the nodes of this cluster make no private networks: nothing can run on several"
-        found.append(("parallel.nodes", told))
-    if spec.trace is not TraceLevel.OFF:
-        told = 'a Process on several nodes cannot be traced yet: has to be "off"'
-        found.append(("trace", told))
-    return found
+    if networked:
+        return []
+    told = "the nodes of this cluster make no private networks: nothing can run on several"
+    return [("parallel.nodes", told)]
 
 
 def _trace_asked(spec: ProcessSpec, rules: Rules) -> list[Finding]:

@@ -136,6 +136,10 @@ def _has_not_begun(entry: Claimed, left: Left) -> bool:
     return unknown and not entry.cancel_requested and entry.state is not ProcessState.CANCELING
 
 
+def _pods(entry: Claimed) -> int:
+    return entry.spec.parallel.nodes if entry.spec.parallel else 1
+
+
 def _has_run_traced(entry: Claimed, left: Left) -> bool:
     """Whether there has to be a report: a container that was not attested has run no program."""
     traced = entry.spec.trace is not TraceLevel.OFF and left.attested is not None
@@ -262,7 +266,7 @@ class Collector:
         with suppress(StagingFailed):
             left = folder.left()
             if _has_run_traced(entry, left):
-                self._traces.begin(entry, left, folder.trace(_TRACE_BYTES))
+                self._traces.begin(entry, left, folder.traces(_TRACE_BYTES, _pods(entry)))
 
     def _begin_to_carry(self, entry: Claimed, deadline: float) -> None:
         """Have its outputs carried; or move it on, when there is nothing to be carried now."""
@@ -312,7 +316,7 @@ class Collector:
             self._logs.finish(entry.id)
             read = None
             if _has_run_traced(entry, left):
-                self._traces.begin(entry, left, folder.trace(_TRACE_BYTES))
+                self._traces.begin(entry, left, folder.traces(_TRACE_BYTES, _pods(entry)))
                 read = self._traces.take(entry.id, deadline - self._actor.clock.monotonic())
                 if read is None:
                     return self._still_reading(entry)
@@ -320,7 +324,8 @@ class Collector:
             gone = _is_gone(folder, error)
             return self._gone(entry) if gone else self._again(entry, str(error))
         made = {REPORT: read.report, PAGE: read.page} if read else {}
-        load = Load(self._rules.output, made, _about(entry), self._rules.kept_back(entry.spec))
+        wanted = self._rules.kept_back(entry.spec)
+        load = Load(self._rules.output, made, _about(entry), wanted, _pods(entry))
         holds = partial(self._holds, entry, self._errands.actor)
         self._errands.begin(entry.id, partial(carry_out, folder, place, load, holds))
         self._ended[entry.id] = _Ended(entry, left, read)

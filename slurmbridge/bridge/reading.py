@@ -6,13 +6,13 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
-from pathlib import Path
+from ipaddress import IPv4Network
 
-from slurmbridge.context.folder import Left
+from slurmbridge.context.folder import Left, Trace
 from slurmbridge.store import Claimed
 from slurmbridge.trace.judge import SiteRules
 from slurmbridge.trace.read import Read, Reading, StreamFile, finish, read
@@ -69,17 +69,25 @@ class TraceReader:
     `new_executor` makes what they are read by, one at a time; anew when it has died.
     """
 
-    def __init__(self, site: SiteRules, new_executor: Callable[[], Executor]) -> None:
+    def __init__(
+        self,
+        site: SiteRules,
+        new_executor: Callable[[], Executor],
+        *,
+        network: IPv4Network | None = None,
+    ) -> None:
         self._site = site
+        # Between the pods of a Process.
+        self._network = network
         self._new_executor = new_executor
         self._executor: Executor | None = None
         # In the order in which they are read.
         self._begun: dict[str, _Begun] = {}
 
-    def begin(self, entry: Claimed, left: Left, trace: Path | None) -> None:
-        """Have the trace of a Process read, unless that has begun."""
+    def begin(self, entry: Claimed, left: Left, traces: Sequence[Trace]) -> None:
+        """Have the traces of a Process read, unless that has begun."""
         if entry.id not in self._begun:
-            reading = self._reading(entry, left, trace)
+            reading = self._reading(entry, left, traces)
             self._begun[entry.id] = _Begun(reading, self._submit(reading))
 
     def take(self, process_id: str, patience_seconds: float) -> Read | None:
@@ -133,9 +141,19 @@ class TraceReader:
             self._executor = self._new_executor()
         return self._executor.submit(read, reading)
 
-    def _reading(self, entry: Claimed, left: Left, trace: Path | None) -> Reading:
-        streams = (StreamFile(left.node or "", trace, left.trace_cut),) if trace else ()
+    def _reading(self, entry: Claimed, left: Left, traces: Sequence[Trace]) -> Reading:
+        parallel = entry.spec.parallel
+        nodes = (left.node or "").split(",")
+        streams = tuple(
+            StreamFile(
+                nodes[trace.pod - 1] if trace.pod <= len(nodes) else f"sb{trace.pod}",
+                trace.path,
+                trace.cut,
+            )
+            for trace in traces
+        )
         return Reading(
+            network=self._network if parallel and parallel.networked else None,
             process_id=entry.id,
             level=entry.spec.trace,
             streams=streams,

@@ -20,7 +20,7 @@ from slurmbridge.context.copying import (
     carry_tree,
     patiently,
 )
-from slurmbridge.context.folder import GROWTH_BYTES, LOG_FILES, TRACE, ContextFolder
+from slurmbridge.context.folder import GROWTH_BYTES, LOG_FILES, TRACE, ContextFolder, pod_folder
 from slurmbridge.context.sinks import HostSink, Sink, StoreSink, Writer
 from slurmbridge.context.tree import Bounds, Copied, Ignored, TooMuch
 from slurmbridge.errors import StagingFailed, StoreForbids
@@ -222,6 +222,8 @@ class Load:
     about: Mapping[str, Any] = field(default_factory=dict)
     # Why an output file, by its path below output/, is kept back; None: it is not.
     wanted: Callable[[str], str | None] = lambda _path: None
+    # How many may have left a trace.
+    pods: int = 1
 
 
 def carry_out(
@@ -263,11 +265,13 @@ def carry_out(
 def _carry(context: ContextFolder, sink: Sink, place: Place, load: Load) -> Carried:
     output = _carry_output(context, sink, place, load)
     files, ignored = list(output.files), list(output.ignored)
-    for name in (*LOG_FILES.values(), TRACE):
+    traces = {f"{pod_folder(pod)}{TRACE}": f"trace.sb{pod}.zst" for pod in range(2, load.pods + 1)}
+    logs = {name: name for name in (*LOG_FILES.values(), TRACE)}
+    for left, name in (logs | traces).items():
         try:
             # slurmstepd may still be adding its last words.
-            limit = context.size_of(name) + GROWTH_BYTES
-            files.append(carry_file(context.spot(name), sink, name, limit, place.pace))
+            limit = context.size_of(left) + GROWTH_BYTES
+            files.append(carry_file(context.spot(left), sink, name, limit, place.pace))
         except FileNotFoundError:
             pass
         except TooMuch as error:

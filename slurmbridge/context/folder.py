@@ -54,15 +54,29 @@ class Left:
     facts: str | None = None
     # What the program itself has brought about, so that it was ended.
     stopped: str | None = None
-    # The trace reached its limit, and what came after is not in it.
-    trace_cut: bool = False
     # At the end no more could be written to /output.
     output_full: bool = False
 
     @property
     def node(self) -> str | None:
-        """The node on which it ran, as far as it came to that."""
+        """The node on which it ran, or those, as far as it came to that."""
         return self.attested.partition(" ")[0] if self.attested else None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What strace recorded in one pod, as a file of this host."""
+
+    # From 1.
+    pod: int
+    path: Path
+    # It reached its limit, and what came after is not in it.
+    cut: bool
+
+
+def pod_folder(pod: int) -> str:
+    """Where in a context lies what one pod alone leaves: for the first, the context itself."""
+    return "" if pod == 1 else f"pods/sb{pod}/"
 
 
 class ContextTaken(Exception):
@@ -317,7 +331,6 @@ class ContextFolder:
             attested=self._read("attested"),
             facts=self._read("facts", _FACTS),
             stopped=self._read("stopped"),
-            trace_cut=self._read("trace.cut") is not None,
             output_full=self._read("output.full") is not None,
         )
 
@@ -359,21 +372,36 @@ class ContextFolder:
         except (OSError, NotPlain):
             return b""
 
-    def trace(self, limit: int) -> Path | None:
-        """The trace, as a file of this host; None when there is none.
+    def traces(self, limit: int, pods: int = 1) -> tuple[Trace, ...]:
+        """The traces as files of this host, each of at most `limit` bytes.
+
+        Of one pod, none when there is none. Of several, one for each: where it should be there may
+        be nothing, and who reads it has to say so.
 
         Raises:
             StagingFailed
         """
+        found = []
+        for pod in range(1, pods + 1):
+            path = self._trace(pod, limit)
+            if path is None and pods > 1:
+                path = self.path / f"{pod_folder(pod)}{TRACE}"
+            if path is not None:
+                cut = self._read(f"{pod_folder(pod)}trace.cut") is not None
+                found.append(Trace(pod, path, cut))
+        return tuple(found)
+
+    def _trace(self, pod: int, limit: int) -> Path | None:
+        name = f"{pod_folder(pod)}{TRACE}"
         if self._spool is None:
-            path = self.path / TRACE
+            path = self.path / name
             return path if path.exists() else None
-        path = self._spool / f"{self._id}.zst"
+        path = self._spool / (f"{self._id}.zst" if pod == 1 else f"{self._id}.sb{pod}.zst")
         if path.exists():
             return path
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            copy_file(self.spot(TRACE), _HERE, partial, limit, plain(TRACE))
+            copy_file(self.spot(name), _HERE, partial, limit, plain(name))
             partial.rename(path)
         except FileNotFoundError:
             return None

@@ -7,9 +7,10 @@ verdict says pass.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from importlib.resources import files as package_files
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Network, IPv6Address, ip_address
 from typing import Any, NamedTuple
 
 from slurmbridge.rules import (
@@ -75,16 +76,23 @@ def default_rules() -> SiteRules:
 
 
 def judge(
-    streams: Sequence[StreamReport], site: SiteRules, process: TraceRules | None = None
+    streams: Sequence[StreamReport],
+    site: SiteRules,
+    process: TraceRules | None = None,
+    *,
+    network: IPv4Network | None = None,
 ) -> Verdict:
-    """The worst of what the record, the site's rules and the Process's own rules say."""
+    """The worst of what the record, the site's rules and the Process's own rules say.
+
+    `network` is the one between the Process's own pods, which is no way out of them.
+    """
     own = () if process is None else process.rules
     findings = tuple(
         finding
         for finding in (
             *_record(streams),
-            *_asked(streams, "site", site.rules.rules),
-            *_asked(streams, "process", own),
+            *_asked(streams, "site", site.rules.rules, network),
+            *_asked(streams, "process", own, network),
         )
         if finding is not None
     )
@@ -98,10 +106,15 @@ def judge(
 
 
 def _asked(
-    streams: Sequence[StreamReport], source: Source, rules: Iterable[AnyRule]
+    streams: Sequence[StreamReport],
+    source: Source,
+    rules: Iterable[AnyRule],
+    network: IPv4Network | None,
 ) -> Iterator[Finding | None]:
+    checks = dict(_CHECKS)
+    checks[NetworkRule] = partial(_network, network=network)
     for rule in rules:
-        for case in _CHECKS[type(rule)](rule, streams):
+        for case in checks[type(rule)](rule, streams):
             yield case.finding(rule.name, source, rule.then)
 
 
@@ -172,36 +185,44 @@ def _doubts(rule: RecordRule, streams: Sequence[StreamReport]) -> Iterator[Case]
     yield from (_doubted(streams, doubt) for doubt in rule.doubts)
 
 
-def _network(rule: NetworkRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
+def _network(
+    rule: NetworkRule, streams: Sequence[StreamReport], network: IPv4Network | None
+) -> Iterator[Case]:
     case = Case("uses of the network that are not allowed")
     nothing = not rule.families and not rule.loopback
     for stream in streams:
         for listing in (stream.network, stream.network_tried):
             for entry in listing.entries:
-                if entry.use in rule.uses and not _allowed(rule, entry, nothing):
+                if entry.use in rule.uses and not _allowed(rule, entry, nothing, network):
                     case.against(stream, entry.first.line, contact(entry), entry.times)
             case.unlisted(listing.left_out, sure=nothing and set(rule.uses) == set(Use))
     yield case
 
 
-def _allowed(rule: NetworkRule, entry: NetworkEntry, nothing: bool) -> bool:
+def _allowed(
+    rule: NetworkRule, entry: NetworkEntry, nothing: bool, network: IPv4Network | None
+) -> bool:
     if entry.use is Use.LISTEN or (entry.use is Use.ACCEPT and not entry.address):
         # Its address is that of its bind; and who came was not asked for.
         return not nothing
     if entry.family in rule.families:
         return True
-    return rule.loopback and entry.family in {"AF_INET", "AF_INET6"} and _own(entry.address)
+    if not rule.loopback or entry.family not in {"AF_INET", "AF_INET6"}:
+        return False
+    return _own(entry.address, network)
 
 
-def _own(address: str) -> bool:
-    """Whether it leads back into the container."""
+def _own(address: str, network: IPv4Network | None) -> bool:
+    """Whether it leads back into the container, or into another pod of the same Process."""
     try:
         found = ip_address(address)
     except ValueError:
         return False
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
-    return found.is_loopback or found.is_unspecified
+    if found.is_loopback or found.is_unspecified:
+        return True
+    return network is not None and found in network
 
 
 def _execution(rule: ExecutionRule, streams: Sequence[StreamReport]) -> Iterator[Case]:
@@ -472,7 +493,6 @@ def _mode(mode: str) -> int:
 
 
 _CHECKS: Mapping[type[Any], Callable[[Any, Sequence[StreamReport]], Iterator[Case]]] = {
-    NetworkRule: _network,
     ExecutionRule: _execution,
     FilesRule: _files,
     CountRule: _count,

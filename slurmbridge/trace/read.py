@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +42,8 @@ class Reading:
     site: SiteRules
     own: TraceRules | None
     limits: Limits
+    # Between the pods of the Process. None: there is none.
+    network: IPv4Network | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def finish(reading: Reading, streams: tuple[StreamReport, ...]) -> Read:
         process_id=reading.process_id,
         level=reading.level,
         streams=streams,
-        verdict=judge(streams, reading.site, reading.own),
+        verdict=judge(streams, reading.site, reading.own, network=reading.network),
     )
     return Read(report.json_text().encode(), page(report).encode(), summary(report))
 

@@ -446,6 +446,7 @@ class ClusterSite:
             kept_back=lambda spec: kept_back(settings.outputs.patterns(spec.account)),
             carrying_by=partial(ThreadPoolExecutor, settings.runner.moves, "carry"),
         )
-        traces = TraceReader(self._common.trace_rules(), ReadingProcess)
+        network = self.settings.slurm.private_network
+        traces = TraceReader(self._common.trace_rules(), ReadingProcess, network=network)
         key = self._common.key()
         return Collector(self.processes, logs, rules, key=key, traces=traces, actor=actor)

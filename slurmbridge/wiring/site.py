@@ -135,7 +135,7 @@ class Site:
             for name, cluster in clusters.items()
             if cluster.accounts is not None
         }
-        networked = frozenset(name for name, one in clusters.items() if one.slurm.private_networks)
+        networked = frozenset(name for name, one in clusters.items() if one.slurm.private_network)
         return Clusters(tuple(clusters), self._settings.usual_cluster, accounts, networked)
 
     def desk(self) -> Desk:

@@ -14,6 +14,7 @@ from slurmbridge.client import Client
 from slurmbridge.errors import InvalidProcess
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Process
+from slurmbridge.rules import Outcome
 from slurmbridge.spec import parse_spec
 from tests.conftest import SMALL
 from tests.support.cluster import Cluster, until
@@ -231,7 +232,6 @@ def test_what_cannot_run_on_several_nodes_is_refused(client: Client) -> None:
             client.submit(parse_spec({**SMALL, "command": ["true"], **changes}))
         return str(refused.value)
 
-    assert "cannot be traced yet" in reason(**pods(2, trace="audit"))
     assert "parallel.nodes: 4 is more than short has (3)" in reason(**pods(4))
 
 
@@ -338,6 +338,33 @@ def test_k_means_of_all_flights_is_what_one_process_finds(
     reference = json.loads(complete(client, run("python3", "-c", REFERENCE, **alone)))
     assert (found["ranks"], found["flights"]) == (6, 327_346)
     assert np.allclose(found["centres"], reference, rtol=0, atol=1e-6)
+
+
+def test_every_pod_is_traced_and_the_report_tells_of_all(
+    client: Client, run: Run, programs: str
+) -> None:
+    wanted = mpi(programs, 3, 2) | {"trace": "audit"}
+    process = run("python3", "-c", ALLREDUCE + "open(f'/tmp/of{world.Get_rank()}', 'w')", **wanted)
+    assert json.loads(complete(client, process))["size"] == 6
+    report = client.trace(process.id)
+    assert {stream.name for stream in report.streams} == set(NODES)
+    for number, stream in enumerate(report.streams):
+        changed = {file.name for place in stream.files for file in place.files}
+        ranks = {f"/tmp/of{rank}" for rank in (2 * number, 2 * number + 1)}
+        assert {name for name in changed if name.startswith("/tmp/of")} == ranks
+    # MPI uses the network between its ranks, which the site's rules find worth a look and no more.
+    assert report.verdict.outcome is Outcome.ATTENTION, report.verdict
+    names = {output.path for output in process.outputs}
+    assert {"trace.zst", "trace.sb2.zst", "trace.sb3.zst"} <= names
+
+
+def test_who_looks_for_a_way_out_of_a_pod_is_found(client: Client, run: Run) -> None:
+    seek = "import socket; socket.socket(2, 2).sendto(b'', ('192.0.2.1', 53))"
+    process = run("sh", "-c", f'/.sb/rsh sb2 "python3 -c \\"{seek}\\""', **pods(2, trace="audit"))
+    report = client.trace(process.id)
+    assert report.verdict.outcome is Outcome.FAIL
+    broken = {found.rule: found for found in report.verdict.findings}
+    assert {item.stream for item in broken["no network"].evidence} == {report.streams[1].name}
 
 
 def test_a_single_node_s_ranks_are_traced(client: Client, run: Run, programs: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from slurmbridge.bridge.checks import NOT_REVIEWED, Reviewing, Rules
+from slurmbridge.bridge.checks import NOT_REVIEWED, Clusters, Reviewing, Rules
 from slurmbridge.bridge.collect import Collector, CollectRules
 from slurmbridge.bridge.desk import Desk
 from slurmbridge.bridge.dispatch import Dispatcher, DispatchRules
@@ -41,6 +41,7 @@ from slurmbridge.script import DEFAULT_TEMPLATES, Templates
 from slurmbridge.shell import LocalFiles
 from slurmbridge.spec import parse_spec
 from slurmbridge.store import (
+    DEFAULT_CLUSTER,
     Change,
     ContextLedger,
     HelperStore,
@@ -229,6 +230,7 @@ class Bridge:
             ),
             HelperStore(self.database, HELPERS.source_sha256),
             Results(self.stores),
+            clusters=Clusters(networked=frozenset({DEFAULT_CLUSTER})),
             clock=self.clock,
             new_id=lambda: process_id(next(numbers)),
         )

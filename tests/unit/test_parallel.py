@@ -70,10 +70,6 @@ def test_without_private_networks_one_node_is_all_there_is() -> None:
     check(one, RULES, images={"python": IMAGE}, capability=CAPABILITY, networked=False)
 
 
-def test_several_nodes_are_not_traced() -> None:
-    assert list(refused(parallel=parallel(2))) == ["trace"]
-
-
 def test_more_than_the_partition_has_is_refused() -> None:
     assert list(refused(trace="off", parallel=parallel(4))) == ["parallel.nodes"]
     found = refused(trace="off", parallel=parallel(2, 3), resources={"cpus_per_task": 2})

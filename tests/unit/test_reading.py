@@ -174,6 +174,20 @@ def run(bridge: Bridge, *, level: str = "audit", kept: bytes | None = PACKED) ->
     return wanted
 
 
+def run_on_nodes(bridge: Bridge, *packed: bytes | None) -> str:
+    """A Process on several nodes, with the trace of each."""
+    table = {"kind": "pods", "nodes": len(packed)}
+    wanted = bridge.submitted(trace="audit", parallel=table)
+    bridge.start(wanted)
+    names = ["trace.zst", *(f"pods/sb{pod}/trace.zst" for pod in range(2, len(packed) + 1))]
+    traces = {name: one for name, one in zip(names, packed, strict=True) if one is not None}
+    nodes = ",".join(f"node{number}" for number in range(1, len(packed) + 1))
+    bridge.leave(wanted, traces)
+    end(bridge, wanted)
+    bridge.leave(wanted, {"attested": f"{nodes} 1772600767\n"})
+    return wanted
+
+
 def look_again(bridge: Bridge) -> None:
     bridge.advance(READING_AGAIN)
     bridge.look()
@@ -337,3 +351,28 @@ if __name__ == "__main__":
     print(ReadingProcess().submit(os.getpid).result(), flush=True)
     time.sleep(60)
 """
+
+
+def test_every_node_has_its_part_of_the_report(bridge: Bridge, hands: Hands) -> None:
+    wanted = run_on_nodes(bridge, PACKED, PACKED, PACKED)
+    bridge.look()
+    hands.last.work()
+    look_again(bridge)
+    report = TraceReport.model_validate_json(bridge.desk.trace_report(wanted))
+    assert [found.name for found in report.streams] == ["node1", "node2", "node3"]
+    assert not {Doubt.BROKEN, Doubt.CUT} & {doubt for one in report.streams for doubt in one.doubts}
+    names = {file.path for file in bridge.get(wanted).outputs}
+    assert {"trace.zst", "trace.sb2.zst", "trace.sb3.zst"} <= names
+
+
+def test_a_node_without_a_record_is_not_passed_over(bridge: Bridge, hands: Hands) -> None:
+    wanted = run_on_nodes(bridge, PACKED, None)
+    bridge.look()
+    hands.last.work()
+    look_again(bridge)
+    report = TraceReport.model_validate_json(bridge.desk.trace_report(wanted))
+    assert [(one.name, Doubt.BROKEN in one.doubts) for one in report.streams] == [
+        ("node1", False),
+        ("node2", True),
+    ]
+    assert report.verdict.outcome is Outcome.FAIL

@@ -1,6 +1,7 @@
 """What rules say of a report: kept or broken, by which lines, and when nobody can tell."""
 
 from collections.abc import Iterable
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
@@ -489,3 +490,25 @@ def test_a_list_that_is_full_never_hides_what_is_forbidden() -> None:
     rule = {"kind": "files", "acts": ["read"], "tries": "denied"}
     assert asked(rule, *noise, limits=TINY).outcome is Outcome.PASS
     assert asked(rule, *noise, forbidden, limits=TINY).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize(
+    ("address", "network", "outcome"),
+    [
+        (b"10.99.0.2", "10.99.0.0/16", Outcome.PASS),
+        (b"::ffff:10.99.0.2", "10.99.0.0/16", Outcome.PASS),
+        (b"10.98.0.2", "10.99.0.0/16", Outcome.FAIL),
+        (b"::1:10.99.0.2", "10.99.0.0/16", Outcome.FAIL),
+        (b"10.99.0.2", None, Outcome.FAIL),
+    ],
+)
+def test_the_network_between_pods_is_no_way_out(
+    address: bytes, network: str | None, outcome: Outcome
+) -> None:
+    report = report_of(contacted(address, family="AF_INET6" if b":" in address else "AF_INET"))
+    found = judge(
+        [report],
+        SiteRules(rules(LOCAL), ""),
+        network=IPv4Network(network) if network else None,
+    )
+    assert found.outcome is outcome
