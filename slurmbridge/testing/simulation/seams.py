@@ -4,11 +4,13 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
+from slurmbridge.clock import always
 from slurmbridge.errors import (
     DatabaseUnavailable,
     FilesUnavailable,
@@ -99,8 +101,10 @@ class GatedScheduler:
     def _submit_one(self, submission: Submission) -> SubmitOutcome:
         rng, weather = self._gate.stage.rng, self._gate.sky.weather
         try:
-            self._gate.before(SLURM, f"submit {submission.job_name}", SubmissionNotSent)
             submission.check()
+            # Whoever has looked at the clock may stand still before Slurm hears of it.
+            submission = replace(submission, seconds_left=always)
+            self._gate.before(SLURM, f"submit {submission.job_name}", SubmissionNotSent)
             if rng.random() < weather.late_submission:
                 return self._late(submission)
             if rng.random() < weather.rate_limit:
