@@ -216,6 +216,8 @@ PLANTS: dict[str, Planter] = {
 }
 
 _STALLS_AT_SUBMIT = Focus({("submit", False): Hot(stall=0.5)})
+# A second job does harm where it is not withdrawn in time.
+_STALLS_AT_EACH_SUBMIT = Focus({("submit", False): Hot(stall=0.9)})
 _CRASHES_AT_SUBMIT = Focus({("submit", True): Hot(crash=0.2)})
 _UNANSWERED = Focus(weather={"late_submission": 0.3})
 _STALLS_AT_WRITE = Focus({("write", False): Hot(stall=0.03), ("write", True): Hot(stall=0.03)})
@@ -231,7 +233,7 @@ _LOSS = Focus(weather={"controller_reset_every": 60.0})
 _CANCELS = Focus(weather={"canceled": 0.3})
 # Where something has to go wrong before a bug does harm: who knows it hunts for minutes less.
 FOCUS: dict[str, Focus] = {
-    "no_claim": _STALLS_AT_SUBMIT,
+    "no_claim": _STALLS_AT_EACH_SUBMIT,
     "no_intent": _CRASHES_AT_SUBMIT,
     "second_jobs_stay": _STALLS_AT_SUBMIT,
     "lease_not_checked": _STALLS_AT_WRITE,
