@@ -493,6 +493,7 @@ def _mode(mode: str) -> int:
 
 
 _CHECKS: Mapping[type[Any], Callable[[Any, Sequence[StreamReport]], Iterator[Case]]] = {
+    NetworkRule: partial(_network, network=None),
     ExecutionRule: _execution,
     FilesRule: _files,
     CountRule: _count,
