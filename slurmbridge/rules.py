@@ -1,6 +1,6 @@
 """What a site, or a Process, demands of a traced program: rules, as they stand in TOML.
 
-Each kind of rule is a value of its own. slurmbridge/trace/judge.py decides which were kept.
+Each kind of rule is a value of its own. slurmbridge/trace/checks.py decides which were kept.
 """
 
 import json

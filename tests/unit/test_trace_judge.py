@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from slurmbridge.rules import Doubt, Outcome, TraceRules, Use
 from slurmbridge.trace import events as ev
 from slurmbridge.trace.events import Key
-from slurmbridge.trace.fold import Folding, fold
-from slurmbridge.trace.judge import RECORD, SiteRules, judge
+from slurmbridge.trace.fold import fold
+from slurmbridge.trace.judge import SiteRules, judge
 from slurmbridge.trace.report import (
     FORBIDS_PASS,
     USUAL,
     Finding,
     Limits,
-    StreamReport,
     Verdict,
 )
 from tests.support.happenings import (
@@ -35,22 +34,13 @@ from tests.support.happenings import (
     report_of,
     unusual,
 )
+from tests.support.judging import doubtful, rules, told
 
-NOTHING = SiteRules(TraceRules(), "0" * 64)
 TINY = USUAL.model_copy(update={"entries": 2})
-
-
-def rules(*given: dict[str, Any]) -> TraceRules:
-    named = [{"name": f"r{i}", "then": "fail", **rule} for i, rule in enumerate(given)]
-    return TraceRules.model_validate({"rules": named}, strict=False)
 
 
 def asked(rule: dict[str, Any], *events: ev.Happening, limits: Limits = USUAL) -> Verdict:
     return judge([report_of(*events, limits=limits)], SiteRules(rules(rule), "a" * 64))
-
-
-def told(verdict: Verdict) -> list[tuple[int, str]]:
-    return [(item.line, item.text) for found in verdict.findings for item in found.evidence]
 
 
 SUID = {"kind": "set-user-id", "bits": ["set-user-id"]}
@@ -368,59 +358,6 @@ def test_the_worst_answer_counts_and_says_whose_rule_it_was() -> None:
     assert (both.outcome, both.rules) == (Outcome.FAIL, 2)
     assert [found.source for found in both.findings] == ["site", "process"]
     assert judge([report], site, TraceRules()).outcome is Outcome.ATTENTION
-
-
-def doubtful(doubt: Doubt) -> list[StreamReport]:
-    """The shortest report with a doubt."""
-    events: dict[Doubt, list[ev.Happening]] = {
-        Doubt.NO_PROGRAM: [],
-        Doubt.UNREADABLE_LINES: [START, ev.Unreadable(4, b"\xff"), END],
-        Doubt.MISSED_CALLS: [START, ev.Missed(4, 4, KEY), END],
-        Doubt.REMARKS: [START, ev.Remarked(4, b"strace: x"), END],
-        Doubt.NOT_ENDED: [START],
-    }
-    folding = Folding(USUAL)
-    for event in events.get(doubt, [START, END]):
-        folding.add(event)
-    return [folding.report("node1", doubts=[doubt])]
-
-
-@pytest.mark.parametrize("doubt", [doubt for doubt in Doubt if FORBIDS_PASS[doubt]])
-def test_a_record_that_is_not_whole_never_passes(doubt: Doubt) -> None:
-    streams = doubtful(doubt)
-    assert doubt in streams[0].doubts
-    verdict = judge([*streams, report_of()], NOTHING)
-    assert verdict.outcome is RECORD[doubt] is not Outcome.PASS
-    found = verdict.findings[0]
-    assert (found.rule, found.source) == (f"record: {doubt}", "record")
-    assert found.evidence
-    strict = SiteRules(rules({"kind": "record", "doubts": [doubt]}), "")
-    assert judge(streams, strict).outcome is Outcome.FAIL
-
-
-def test_the_lines_of_a_doubt_are_named() -> None:
-    lines = {
-        doubt: told(judge(doubtful(doubt), NOTHING))
-        for doubt in (Doubt.UNREADABLE_LINES, Doubt.MISSED_CALLS, Doubt.REMARKS, Doubt.NOT_ENDED)
-    }
-    assert lines == {
-        Doubt.UNREADABLE_LINES: [(4, "\\xff")],
-        Doubt.MISSED_CALLS: [(4, "one call of process 7 after this line")],
-        Doubt.REMARKS: [(4, "strace: x")],
-        Doubt.NOT_ENDED: [(1, "process 7 starts, and its end is not told")],
-    }
-
-
-def test_without_a_record_the_verdict_is_fail() -> None:
-    verdict = judge([], NOTHING)
-    assert verdict.outcome is Outcome.FAIL
-    assert verdict.findings[0].message.startswith("there is no record")
-
-
-def test_every_doubt_that_forbids_a_pass_has_an_outcome() -> None:
-    assert set(RECORD) == set(Doubt)
-    for doubt, outcome in RECORD.items():
-        assert (outcome is not Outcome.PASS) is FORBIDS_PASS[doubt]
 
 
 _RULES = st.sampled_from(

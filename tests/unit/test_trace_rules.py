@@ -27,8 +27,10 @@ from slurmbridge.rules import (
 from slurmbridge.spec import ProcessSpec, parse_spec
 from slurmbridge.trace.amounts import AMOUNTS
 from slurmbridge.trace.calls import unusual
-from slurmbridge.trace.judge import _CHECKS, RECORD, default_rules
+from slurmbridge.trace.checks import CHECKS
+from slurmbridge.trace.judge import default_rules
 from slurmbridge.trace.readers import READERS
+from slurmbridge.trace.record import RECORD
 from slurmbridge.trace.report import Doubt
 
 PAGE = (Path(__file__).parents[2] / "docs/trace-rules.md").read_text()
@@ -74,7 +76,7 @@ def test_every_kind_is_read(kind: str) -> None:
 
 def test_every_kind_is_tried_here_and_has_somebody_who_judges_it() -> None:
     assert set(GOOD) == {typing.get_args(kind.model_fields["kind"].annotation)[0] for kind in KINDS}
-    assert set(_CHECKS) == set(KINDS)
+    assert set(CHECKS) == set(KINDS)
     assert set(AMOUNTS) == set(type(next(iter(AMOUNTS))))
     assert set(RECORD) == set(Doubt)
 
