@@ -20,7 +20,8 @@ from slurmbridge.container.attestation import sentence
 from slurmbridge.container.facts import Differences
 from slurmbridge.container.signing import SigningKey
 from slurmbridge.context.carrying import Carried, Destinations, Load, Place, carry_out
-from slurmbridge.context.folder import ContextFolder, Contexts, Left
+from slurmbridge.context.folder import ContextFolder, Contexts
+from slurmbridge.context.left import Left
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import DatabaseUnavailable, FilesUnavailable, NotStanding, StagingFailed
 from slurmbridge.lifecycle import (

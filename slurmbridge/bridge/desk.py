@@ -12,7 +12,7 @@ from hashlib import sha256
 from slurmbridge.bridge.checks import ONE_CLUSTER, Clusters, Rules, check, untrusted
 from slurmbridge.bridge.examine import known_capability
 from slurmbridge.bridge.review import is_held_back
-from slurmbridge.context.folder import TRACE
+from slurmbridge.context.left import TRACE
 from slurmbridge.context.results import Results
 from slurmbridge.errors import (
     DatabaseUnavailable,

@@ -22,8 +22,9 @@ from slurmbridge.bridge.standing import Actor
 from slurmbridge.context.approval import Approved
 from slurmbridge.context.cache import Linked
 from slurmbridge.context.carrying import Destinations
-from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken, below_sha256
+from slurmbridge.context.folder import ContextFolder, Contexts, ContextTaken
 from slurmbridge.context.origins import Origins
+from slurmbridge.context.staging import below_sha256
 from slurmbridge.context.tree import Bounds
 from slurmbridge.errors import (
     HelpersMissing,

@@ -3,7 +3,8 @@
 from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 
-from slurmbridge.context.folder import LOG_FILES, ContextFolder, Contexts
+from slurmbridge.context.folder import ContextFolder, Contexts
+from slurmbridge.context.left import LOG_FILES
 from slurmbridge.store import LogStore
 
 PIECE_BYTES = 64 * 1024

@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from slurmbridge.context.folder import Left, Trace
+from slurmbridge.context.left import Left, Trace
 from slurmbridge.store import Claimed
 from slurmbridge.trace.judge import SiteRules
 from slurmbridge.trace.read import Read, Reading, StreamFile, finish, read

@@ -6,7 +6,7 @@ from typing import Any
 from slurmbridge.bridge.render import Prepared
 from slurmbridge.container.attestation import Subject, attest, read_found
 from slurmbridge.container.signing import SigningKey
-from slurmbridge.context.folder import Left
+from slurmbridge.context.left import Left
 from slurmbridge.model import Attestation, Helpers
 from slurmbridge.store import Claimed
 

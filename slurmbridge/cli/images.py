@@ -7,7 +7,7 @@ import typer
 
 from slurmbridge.cli import output, remote
 from slurmbridge.cli.remote import AsJson
-from slurmbridge.cli.root import session
+from slurmbridge.cli.root import group, session
 from slurmbridge.errors import RequestError
 from slurmbridge.model import Image
 
@@ -26,14 +26,17 @@ Target = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    images = typer.Typer(help="The images that can be run.")
-    images.command("list")(remote.list_images)
-    images.command("show")(show)
-    images.command("build")(build)
-    images.command("add")(add)
-    images.command("verify")(verify)
-    images.command("revoke")(revoke)
-    app.add_typer(images, name="images")
+    group(
+        app,
+        "images",
+        "The images that can be run.",
+        list=remote.list_images,
+        show=show,
+        build=build,
+        add=add,
+        verify=verify,
+        revoke=revoke,
+    )
 
 
 def build(

@@ -9,7 +9,7 @@ from slurmbridge.cli import output, remote, specfile
 from slurmbridge.cli.crates import crate
 from slurmbridge.cli.doctor import doctor
 from slurmbridge.cli.remote import AsJson
-from slurmbridge.cli.root import session
+from slurmbridge.cli.root import group, session
 from slurmbridge.errors import RequestError
 
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -23,16 +23,22 @@ def register(app: typer.Typer) -> None:
     app.command()(render)
     app.command()(doctor)
     app.command()(crate)
-    config = typer.Typer(help="The configuration of this host.")
-    config.command("check")(check_config)
-    config.command("show")(show_config)
-    config.command("migrate")(migrate)
-    app.add_typer(config, name="config")
-    tokens = typer.Typer(help="Who may speak to the API.")
-    tokens.command("add")(add_token)
-    tokens.command("list")(list_tokens)
-    tokens.command("remove")(remove_token)
-    app.add_typer(tokens, name="tokens")
+    group(
+        app,
+        "config",
+        "The configuration of this host.",
+        check=check_config,
+        show=show_config,
+        migrate=migrate,
+    )
+    group(
+        app,
+        "tokens",
+        "Who may speak to the API.",
+        add=add_token,
+        list=list_tokens,
+        remove=remove_token,
+    )
 
 
 def render(context: typer.Context, spec: remote.SpecName, as_json: AsJson = False) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from slurmbridge.cli import output
 from slurmbridge.cli.local import build_helpers
+from slurmbridge.cli.root import group
 
 PARTS = Path(__file__).parent.parent / "node/network"
 INSTALLED = Path("/usr/libexec/slurmbridge/sbnetwork")
@@ -30,13 +31,16 @@ class _Act(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    node = typer.Typer(help="What runs on compute nodes.")
-    node.command("build")(build_helpers)
-    node.command("install")(install)
-    node.command("check")(check)
-    node.command("uninstall")(uninstall)
-    node.command("parts")(parts)
-    app.add_typer(node, name="node")
+    group(
+        app,
+        "node",
+        "What runs on compute nodes.",
+        build=build_helpers,
+        install=install,
+        check=check,
+        uninstall=uninstall,
+        parts=parts,
+    )
 
 
 def install(root: Root = _HERE) -> None:

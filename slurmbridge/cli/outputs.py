@@ -6,7 +6,7 @@ import typer
 
 from slurmbridge.cli import output
 from slurmbridge.cli.remote import AsJson, ProcessId
-from slurmbridge.cli.root import session
+from slurmbridge.cli.root import group, session
 from slurmbridge.lifecycle import ReviewState
 from slurmbridge.model import Process
 
@@ -17,12 +17,15 @@ Reason = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    outputs = typer.Typer(help="Outputs that wait for a review.")
-    outputs.command("list")(waiting)
-    outputs.command("show")(show)
-    outputs.command("release")(release)
-    outputs.command("reject")(reject)
-    app.add_typer(outputs, name="outputs")
+    group(
+        app,
+        "outputs",
+        "Outputs that wait for a review.",
+        list=waiting,
+        show=show,
+        release=release,
+        reject=reject,
+    )
 
 
 def waiting(

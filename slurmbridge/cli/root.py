@@ -140,6 +140,14 @@ def _common_first(words: list[str]) -> list[str]:
 app = typer.Typer(cls=Root, pretty_exceptions_enable=False)
 
 
+def group(parent: typer.Typer, name: str, about: str, **commands: Callable[..., None]) -> None:
+    """Add a command that has commands of its own."""
+    made = typer.Typer(help=about)
+    for own_name, command in commands.items():
+        made.command(own_name)(command)
+    parent.add_typer(made, name=name)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"slurmbridge {__version__}")

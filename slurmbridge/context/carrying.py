@@ -20,7 +20,8 @@ from slurmbridge.context.copying import (
     carry_tree,
     patiently,
 )
-from slurmbridge.context.folder import GROWTH_BYTES, LOG_FILES, TRACE, ContextFolder, pod_folder
+from slurmbridge.context.folder import GROWTH_BYTES, ContextFolder
+from slurmbridge.context.left import LOG_FILES, TRACE, pod_folder
 from slurmbridge.context.sinks import HostSink, Sink, StoreSink, Writer
 from slurmbridge.context.tree import Bounds, Copied, Ignored, TooMuch
 from slurmbridge.errors import StagingFailed, StoreForbids

@@ -3,17 +3,14 @@
 import errno
 import secrets
 import shutil
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 
-from slurmbridge.context.archives import unpack
 from slurmbridge.context.cache import Cache
-from slurmbridge.context.copying import Copying, Pace, copy_file, copy_one, copy_tree
-from slurmbridge.context.digests import tree_sha256
+from slurmbridge.context.copying import copy_file
+from slurmbridge.context.left import LOG_FILES, TRACE, Left, Trace, pod_folder
 from slurmbridge.context.origins import Origins
+from slurmbridge.context.staging import Staging
 from slurmbridge.context.tree import (
     Below,
     Bounds,
@@ -21,62 +18,18 @@ from slurmbridge.context.tree import (
     Spot,
     TooMuch,
     plain,
-    seen,
 )
-from slurmbridge.errors import InvalidProcess, StagingFailed, StoreForbids
-from slurmbridge.shell import Entry, Files, Kind, LocalFiles, NotPlain
-from slurmbridge.spec import ARCHIVES, Code, Input, ProcessSpec
+from slurmbridge.errors import StagingFailed
+from slurmbridge.shell import Files, Kind, LocalFiles, NotPlain
+from slurmbridge.spec import Code, ProcessSpec
 
-LOG_FILES = {"stdout": "stdout.txt", "stderr": "stderr.txt", "job": "job.log"}
-TRACE = "trace.zst"
 _OWNER = ".bridge"
 _GONE = ".gone"
 _HERE = LocalFiles()
-_NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _SMALL = 64 * 1024
 # 256 variables with the longest names, and what the probe of a hostile image would print.
 _FACTS = 1024 * 1024
-# A list of requirements, and a byte more than is taken.
-_BESIDE = 256 * 1024 + 1
 GROWTH_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What a job's script left for the bridge."""
-
-    exit_code: int | None
-    refused: str | None
-    # The job that took the context.
-    taken_by: int | None = None
-    # Where and when the container was compared with what was expected, and what was found.
-    attested: str | None = None
-    facts: str | None = None
-    # What the program itself has brought about, so that it was ended.
-    stopped: str | None = None
-    # At the end no more could be written to /output.
-    output_full: bool = False
-
-    @property
-    def node(self) -> str | None:
-        """The node on which it ran, or those, as far as it came to that."""
-        return self.attested.partition(" ")[0] if self.attested else None
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What strace recorded in one pod, as a file of this host."""
-
-    # From 1.
-    pod: int
-    path: Path
-    # It reached its limit, and what came after is not in it.
-    cut: bool
-
-
-def pod_folder(pod: int) -> str:
-    """Where in a context lies what one pod alone leaves: for the first, the context itself."""
-    return "" if pod == 1 else f"pods/sb{pod}/"
 
 
 class ContextTaken(Exception):
@@ -174,32 +127,7 @@ class ContextFolder:
             InvalidProcess: something is not there, is no plain file or folder, or is too large.
             StagingFailed: it could not be read or written.
         """
-        copied: list[Copied] = []
-        if spec.code and spec.code.is_packed:
-            copied += self._stage_packed(spec.code, origins, bounds)
-        elif spec.code:
-            copied += self._stage_one(spec.code, "code", origins, bounds)
-        for entry in spec.inputs:
-            copied += self._stage_input(entry, origins, _less(bounds, copied))
-        return copied
-
-    def _make_folder(self, name: str) -> None:
-        try:
-            self._files.make_folder(self.path / name, mode=0o750, parents=True)
-        except OSError as error:
-            raise StagingFailed(f"/{name} cannot be made: {error.strerror}") from error
-
-    def _stage_input(self, entry: Input, origins: Origins, bounds: Bounds) -> list[Copied]:
-        target = f"input/{entry.name}"
-        self._make_folder(target.rpartition("/")[0])
-        return self._stage_one(entry, target, origins, bounds)
-
-    def _stage_one(
-        self, asked: Code | Input, target: str, origins: Origins, bounds: Bounds
-    ) -> list[Copied]:
-        copied, found = self._copied(asked.source, target, origins, bounds)
-        _must_be_declared(asked, found)
-        return copied
+        return self._staging(origins).all_of(spec, bounds)
 
     def beside(self, code: Code, name: str, origins: Origins, bounds: Bounds) -> bytes | None:
         """A small file of packed code, before anything is staged; None when there is none.
@@ -207,60 +135,10 @@ class ContextFolder:
         Raises:
             InvalidProcess, StagingFailed: as `stage`.
         """
-        with self._unpacked(code, origins, bounds) as source:
-            spot = source.below(name)
-            try:
-                if spot.look().kind is not Kind.FILE:
-                    return None
-            except FileNotFoundError:
-                return None
-            with spot.tree.open(spot.path) as file:
-                return file.read(_BESIDE)
+        return self._staging(origins).beside(code, name, bounds)
 
-    def _stage_packed(self, code: Code, origins: Origins, bounds: Bounds) -> list[Copied]:
-        with self._unpacked(code, origins, bounds) as source:
-            copied = self._stage_folder(source, "code", bounds, origins.pace)
-        if code.commit:
-            _must_be_declared(code, below_sha256(copied, "code"))
-        return copied
-
-    @contextmanager
-    def _unpacked(self, code: Code, origins: Origins, bounds: Bounds) -> Generator[Spot]:
-        """On this host, and then staged as any folder: what it holds is checked twice."""
-        room = self._room
-        with _staging(code.source):
-            shutil.rmtree(room, ignore_errors=True)
-            room.mkdir(mode=0o700, parents=True)
-            try:
-                if code.commit:
-                    assert origins.mirrors is not None, "checked when the Process was accepted"
-                    packed = origins.mirrors.pack(code.source, code.commit, code.path, room, bounds)
-                    folder = ""
-                else:
-                    packed = self._fetch_archive(code, origins, room, bounds)
-                    folder = code.path or ""
-                unpack(packed, packed.name, room / "all", bounds)
-                source = Spot(Below(_HERE, room / "all"), folder)
-                if not _is_folder(source):
-                    raise NotPlain(f"it holds no folder {folder}")
-                yield source
-            finally:
-                shutil.rmtree(room, ignore_errors=True)
-
-    def _fetch_archive(self, code: Code, origins: Origins, room: Path, bounds: Bounds) -> Path:
-        store, _, path = code.source.partition(":")
-        place = origins.find(store)
-        spot = Spot(place.tree, path)
-        found = spot.look()
-        if found.kind is not Kind.FILE:
-            raise NotPlain("it is not a file")
-        if found.size_bytes > bounds.bytes:
-            raise TooMuch(f"{found.size_bytes} bytes, {bounds.bytes} are allowed")
-        file = replace(seen(found, path), executable=False)
-        target = room / f"packed{next(end for end in ARCHIVES if path.endswith(end))}"
-        packed = copy_file(spot, _HERE, target, bounds.bytes, file, place.pace)
-        _must_be_declared(code, packed.sha256)
-        return target
+    def _staging(self, origins: Origins) -> Staging:
+        return Staging(self._files, self.path, self._room, self._cache, origins)
 
     @property
     def _room(self) -> Path:
@@ -268,54 +146,6 @@ class ContextFolder:
         if self._spool is not None:
             return self._spool / f"{self._id}.room"
         return self.path / "room"
-
-    def _copied(
-        self, source: str, target: str, origins: Origins, bounds: Bounds
-    ) -> tuple[list[Copied], str]:
-        """What was copied, and the digest of it all."""
-        store, _, path = source.partition(":")
-        place = origins.find(store)
-        spot = Spot(place.tree, path)
-        with _staging(source):
-            found = spot.look()
-            copying: Copying = copy_one
-            if self._cache and target != "code":
-                copying = self._cache.copying(store)
-            if found.kind is Kind.FOLDER:
-                copied = self._stage_folder(spot, target, bounds, place.pace, copying)
-                return copied, below_sha256(copied, target)
-            file = self._stage_file(spot, found, target, bounds, place.pace, copying)
-            return [file], file.sha256
-
-    def _stage_folder(
-        self, spot: Spot, target: str, bounds: Bounds, pace: Pace, copying: Copying = copy_one
-    ) -> list[Copied]:
-        copied, ignored = copy_tree(
-            spot,
-            self._files,
-            self.path / target,
-            bounds,
-            programs=target == "code",
-            pace=pace,
-            copying=copying,
-        )
-        if ignored:
-            raise NotPlain(f"it holds {ignored[0]}")
-        return [replace(file, path=f"{target}/{file.path}") for file in copied]
-
-    def _stage_file(
-        self, spot: Spot, found: Entry, target: str, bounds: Bounds, pace: Pace, copying: Copying
-    ) -> Copied:
-        if found.size_bytes > bounds.bytes:
-            raise TooMuch(f"{found.size_bytes} bytes, {bounds.bytes} are allowed")
-        executable = False
-        if target == "code":
-            target = f"code/{spot.path.rpartition('/')[2]}"
-            executable = found.executable
-        file = replace(seen(found, target), executable=executable)
-        pace.watch.expect(1, found.size_bytes)
-        into = self.path / target
-        return copy_file(spot, self._files, into, bounds.bytes, file, pace, copying)
 
     def left(self) -> Left:
         """What the script left. Only the bridge and its job can write these files.
@@ -433,7 +263,8 @@ class ContextFolder:
         """
         try:
             if self._spool is not None:
-                (self._spool / f"{self._id}.zst").unlink(missing_ok=True)
+                for trace in self._spool.glob(f"{self._id}.*zst"):
+                    trace.unlink(missing_ok=True)
                 shutil.rmtree(self._room, ignore_errors=True)
             self._move_away()
             with suppress(FileNotFoundError):
@@ -461,44 +292,3 @@ class ContextFolder:
 def process_of(name: str) -> str:
     """Whose context something is that lies where contexts are, be it moved away or not."""
     return name[1 : -len(_GONE)] if name.startswith(".") and name.endswith(_GONE) else name
-
-
-@contextmanager
-def _staging(source: str) -> Generator[None]:
-    """Say what went wrong with a source, and whether it may pass."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise InvalidProcess(f"{source} does not exist") from None
-    except (NotPlain, TooMuch, StoreForbids) as error:
-        raise InvalidProcess(f"{source} cannot be staged: {error}") from None
-    except PermissionError:
-        raise InvalidProcess(f"{source} cannot be read by the bridge") from None
-    except OSError as error:
-        raise StagingFailed(f"{source} could not be staged: {error.strerror}") from error
-
-
-def _is_folder(spot: Spot) -> bool:
-    try:
-        return spot.look().kind is Kind.FOLDER
-    except FileNotFoundError:
-        return False
-
-
-def _must_be_declared(asked: Code | Input, found: str) -> None:
-    if asked.sha256 not in {None, found}:
-        raise InvalidProcess(
-            f"{asked.source} is not what was declared: its SHA-256 is {found}, and "
-            f"{asked.sha256} was declared"
-        )
-
-
-def _less(bounds: Bounds, copied: Sequence[Copied]) -> Bounds:
-    return Bounds(bounds.bytes - sum(entry.size_bytes for entry in copied), bounds.files)
-
-
-def below_sha256(copied: Sequence[Copied], folder: str) -> str:
-    """The digest of a folder, of what was copied into it."""
-    prefix = f"{folder}/"
-    inside = [file for file in copied if file.path.startswith(prefix)]
-    return tree_sha256((file.path.removeprefix(prefix), file.sha256) for file in inside)

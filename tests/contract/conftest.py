@@ -1,11 +1,14 @@
-"""Databases of every kind, for the tests that run on each."""
+"""Databases and hosts of every kind, for the tests that run on each."""
 
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from slurmbridge.shell import Files as HostFiles
 from slurmbridge.store import Database, ProcessStore
+from tests.contract.file_worlds import Host, local_host, login_host
 from tests.support import builders
 from tests.support.postgresql import Databases, Files, Lent, Server
 
@@ -72,3 +75,27 @@ def bridge(
     """A whole bridge over a Slurm in memory, on PostgreSQL; units have one on a file of SQLite."""
     monkeypatch.setattr(builders, "fresh_database", lambda *_: opened(lent.migrated()))
     return builders.Bridge(tmp_path)
+
+
+@pytest.fixture(scope="module", params=["local", pytest.param("sftp", marks=pytest.mark.cluster)])
+def host(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Host]:
+    folder = tmp_path_factory.mktemp("files")
+    if request.param == "local":
+        yield local_host(folder)
+        return
+    with login_host(request.getfixturevalue("cluster"), folder) as found:
+        yield found
+
+
+@pytest.fixture
+def files(host: Host) -> HostFiles:
+    return host.files
+
+
+@pytest.fixture
+def folder(host: Host) -> Path:
+    made = host.root / secrets.token_hex(6)
+    host.files.make_folder(made, mode=0o750)
+    return made

@@ -15,18 +15,16 @@ import pytest
 
 from slurmbridge.shell import Kind
 from slurmbridge.testing.files import MemoryFiles, Node
-from tests.contract import test_files as contract
+from tests.contract import test_files, test_files_changed
 from tests.contract.file_worlds import Host
 
 _OF_A_REAL_HOST = {
     "test_what_one_may_not_do_is_told",
     "test_a_tree_deeper_than_any_path_is_removed",
 }
-for _name, _test in vars(contract).items():
+for _name, _test in (vars(test_files) | vars(test_files_changed)).items():
     if _name.startswith("test_") and _name not in _OF_A_REAL_HOST:
         globals()[_name] = _test
-folder = contract.folder
-files = contract.files
 
 
 @pytest.fixture(scope="module")

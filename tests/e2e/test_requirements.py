@@ -88,7 +88,7 @@ def stock(bridge: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     serving = bridge.argv("login", "python3", "-m", "http.server", str(PORT), "-d", place)
     with subprocess.Popen(serving, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         fetch = "import sys, urllib.request as r; r.urlopen(sys.argv[1])"
-        look = ("python3", "-c", fetch, f"http://login:{PORT}/simple/{alpha}/")
+        look = ("python3", "-c", fetch, f"http://login:{PORT}/index/{alpha}/")
         until("index", lambda: bridge.run("node1", *look).exit_code == 0)
         yield found
         bridge.run("login", "pkill", "-f", f"http.server {PORT}")

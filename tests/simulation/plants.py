@@ -13,7 +13,7 @@ from slurmbridge.bridge.collect import Collector, Verdict
 from slurmbridge.bridge.desk import Desk
 from slurmbridge.bridge.dispatch import Dispatcher
 from slurmbridge.bridge.observe import Observer, Patience
-from slurmbridge.context.folder import Left
+from slurmbridge.context.left import Left
 from slurmbridge.errors import ReplyUnreadable, SchedulerUnavailable, SubmissionNotSent
 from slurmbridge.lifecycle import Phase, ProcessState
 from slurmbridge.scheduler.manners import PoliteScheduler

@@ -78,11 +78,11 @@ def make_spy(folder: Path, mark: str, name: str = "spy") -> Path:
 
 
 def make_index(folder: Path, archives: Sequence[Path], *, hashed: bool = True) -> Path:
-    """Lay out the pages of an index below `folder`, in `simple`; its files are copied."""
+    """Lay out the pages of an index below `folder`, in `index`; its files are copied."""
     pages: dict[str, list[str]] = {}
     for archive in archives:
         name = canonicalize_name(archive.name.split("-")[0])
-        place = folder / "simple" / name
+        place = folder / "index" / name
         place.mkdir(parents=True, exist_ok=True)
         (place / archive.name).write_bytes(archive.read_bytes())
         fragment = f"#sha256={sha256(archive)}" if hashed else ""
@@ -90,10 +90,10 @@ def make_index(folder: Path, archives: Sequence[Path], *, hashed: bool = True) -
             f'<a href="{archive.name}{fragment}">{archive.name}</a><br>'
         )
     for project, links in pages.items():
-        (folder / "simple" / project / "index.html").write_text(_page(links))
+        (folder / "index" / project / "index.html").write_text(_page(links))
     listed = [f'<a href="{name}/">{name}</a><br>' for name in sorted(pages)]
-    (folder / "simple/index.html").write_text(_page(listed))
-    return folder / "simple"
+    (folder / "index/index.html").write_text(_page(listed))
+    return folder / "index"
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def served(folder: Path) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/simple/"
+            yield f"http://127.0.0.1:{server.server_port}/index/"
         finally:
             server.shutdown()
             thread.join()

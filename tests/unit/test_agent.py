@@ -188,7 +188,8 @@ broken = [b"", secret[:63], secret, secret + b"r\\xff\\xff\\xff\\xff", secret + 
 print([answer(said) for said in (*broken, secret + frame(b"o", b"x"))])
 with connect() as s:
     s.sendall(secret + command)
-    print(s.recv(100)[5:])
+    size = struct.unpack(">xI", s.recv(5, socket.MSG_WAITALL))[0]
+    print(s.recv(size, socket.MSG_WAITALL))
 agent.kill()
 """
 

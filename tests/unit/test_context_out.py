@@ -380,6 +380,21 @@ def test_a_context_that_is_gone_is_destroyed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_fetched_of_every_pod_goes_with_the_context(tmp_path: Path) -> None:
+    there, spool = tmp_path / "there", tmp_path / "spool"
+    spool.mkdir()
+    contexts = Contexts(LocalFiles(), there, spool)
+    for name in ("p1", "p10"):
+        folder = there / name
+        (folder / "pods/sb2").mkdir(parents=True)
+        for trace in (folder / "trace.zst", folder / "pods/sb2/trace.zst"):
+            trace.write_bytes(b"x")
+        fetched = contexts.of(name).traces(100, pods=2)
+        assert [trace.path.read_bytes() for trace in fetched] == [b"x", b"x"]
+    contexts.of("p1").remove()
+    assert sorted(path.name for path in spool.iterdir()) == ["p10.sb2.zst", "p10.zst"]
+
+
 @pytest.mark.parametrize("mode", [0o000, 0o200, 0o400, 0o500, 0o600, 0o100])
 def test_folders_that_the_program_has_locked_are_destroyed(
     mode: int, folder: ContextFolder, output: Path, unprivileged: None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slurmbridge.bridge.collect import judge
-from slurmbridge.context.folder import Left
+from slurmbridge.context.left import Left
 from slurmbridge.context.tree import Bounds
 from slurmbridge.lifecycle import FINAL_STATES, Phase, ProcessState, SlurmFlag, SlurmState
 from slurmbridge.lifecycle import SlurmStatus as Status

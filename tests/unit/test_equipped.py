@@ -17,7 +17,7 @@ from slurmbridge.spec import SANE_COMMAND
 from slurmbridge.store import InstallationStore
 from tests.support.builders import Bridge, end, shipped_templates
 from tests.support.specs import IMAGE, spec
-from tests.unit.test_installer import IMAGE_CONTENT, NO_PACKAGE, REPORT, SHA256, TOLD
+from tests.support.works import IMAGE_CONTENT, NO_PACKAGE, REPORT, SHA256, TOLD
 
 NEEDS = "data:requirements.txt"
 AWAITED = "its requirements are being installed by job 1"

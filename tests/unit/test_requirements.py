@@ -11,7 +11,7 @@ from slurmbridge.requirements import Index, Requirements, Wheelhouse, key, read_
 from slurmbridge.requirements.text import BYTES_LIMIT, COUNT_LIMIT, LINE_BYTES_LIMIT
 from tests.support.specs import IMAGE
 
-INDEX = Index("pypi", "https://pypi.example/simple/")
+INDEX = Index("pypi", "https://packages.example/index/")
 HASH = f"sha256:{'a' * 64}"
 OTHER = f"sha512:{'b' * 128}"
 
@@ -189,7 +189,7 @@ def test_the_same_requirements_have_the_same_key(text: str) -> None:
 
 
 def test_where_a_source_lies_is_the_sites_affair() -> None:
-    moved = Index("pypi", "https://elsewhere.example/simple/", proxy="http://proxy.example:3128")
+    moved = Index("pypi", "https://elsewhere.example/index/", proxy="http://proxy.example:3128")
     assert known(source=moved) == known()
 
 
@@ -210,7 +210,7 @@ def test_whatever_else_changes_changes_the_key() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://x/", "x", "https:///simple", "https://user:secret@x/", "https://x/ y", "https://x/\n"],
+    ["ftp://x/", "x", "https:///index", "https://user:secret@x/", "https://x/ y", "https://x/\n"],
 )
 def test_an_index_has_a_plain_address_and_no_credentials(url: str) -> None:
     with pytest.raises(ValueError, match=r"."):

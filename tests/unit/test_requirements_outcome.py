@@ -114,7 +114,7 @@ def test_an_index_that_answers_with_an_error_is_not_an_unknown_package() -> None
 
 
 def test_a_version_that_has_no_wheel_is_told_from_one_that_is_not_there() -> None:
-    line = "  Skipping link: No sources permitted for beta: http://x/simple/beta/beta-9.tar.gz\n"
+    line = "  Skipping link: No sources permitted for beta: http://x/index/beta/beta-9.tar.gz\n"
     found = failed(line + (RECORDED / "no-version.txt").read_text())
     assert "no version that has a wheel for this image matches" in found.sentence
 

@@ -30,7 +30,7 @@ TESTS = Path(__file__).resolve().parents[1]
 GOLDEN = TESTS / "golden/requirements"
 REPORT = TESTS / "recorded/pip-25.1/report.json"
 KEY = "a" * 64
-INDEX = Index("pypi", "https://pypi.example/simple/")
+INDEX = Index("pypi", "https://packages.example/index/")
 WANTED = read_requirements(b"alpha\nbeta==2.0\n")
 HASHED = read_requirements(f"alpha==1 --hash=sha256:{'b' * 64}".encode())
 SECRET = "what-nobody-else-may-read"
@@ -107,8 +107,8 @@ def test_hashes_are_required_when_they_are_given() -> None:
 
 
 def test_pip_knows_one_source_and_no_other() -> None:
-    over_http = Index("i", "http://i.example:8080/simple/", "/etc/ca.pem", "http://p.example:3128")
-    assert "--index-url=https://pypi.example/simple/" in pip_words(step())
+    over_http = Index("i", "http://i.example:8080/index/", "/etc/ca.pem", "http://p.example:3128")
+    assert "--index-url=https://packages.example/index/" in pip_words(step())
     words = pip_words(step(source=over_http))
     assert "--trusted-host=i.example:8080" in words
     assert {"--cert=/certificates.pem", "--proxy=http://p.example:3128"} <= set(words)

@@ -299,7 +299,7 @@ REQUIREMENTS = (
 partition = "network"
 default_source = "pypi"
 [requirements.sources.pypi]
-url = "https://pypi.example/simple/"
+url = "https://packages.example/index/"
 proxy = "http://proxy.example:3128"
 certificates = "/etc/ssl/site.pem"
 [requirements.sources.wheels]
@@ -319,7 +319,10 @@ def test_sources_of_requirements_are_indexes_and_wheelhouses(write: Write) -> No
     places = [source.place(name) for name, source in found.sources.items()]
     assert places == [
         Index(
-            "pypi", "https://pypi.example/simple/", "/etc/ssl/site.pem", "http://proxy.example:3128"
+            "pypi",
+            "https://packages.example/index/",
+            "/etc/ssl/site.pem",
+            "http://proxy.example:3128",
         ),
         Wheelhouse("wheels", "/shared/wheels"),
     ]
@@ -338,8 +341,12 @@ def test_the_only_source_is_the_usual_one_and_of_several_one_is_named(write: Wri
     ("old", "new", "told"),
     [
         ('"pypi"\n', '"gone"\n', "default_source names no source: 'gone'"),
-        ('url = "https', 'url = "ftp', "sources.pypi: 'ftp://pypi.example/simple/' is no address"),
-        ("pypi.example", "me:secret@pypi.example", "must need no credentials"),
+        (
+            'url = "https',
+            'url = "ftp',
+            "sources.pypi: 'ftp://packages.example/index/' is no address",
+        ),
+        ("packages.example", "me:secret@packages.example", "must need no credentials"),
         ('folder = "/shared/wheels"\n', "", "sources.wheels: needs a url or a folder"),
         ('url = "', 'folder = "/wheels"\nurl = "', "a folder has no url, certificates or proxy"),
     ],
