@@ -1,6 +1,7 @@
 """One contract for files on every host: other names, other rights, and removal."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
