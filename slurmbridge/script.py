@@ -95,11 +95,17 @@ class ScriptContext:
     trace_stops: bool
     requirements_path: str
     requirements_sha256: Directive | None
-    # Whether the program runs in pods, one on each node; whether they have a network; and whether
-    # MPI starts it.
+    # Whether the program runs in pods, one on each node; whether they have a network; whether MPI
+    # starts it; and whether it has workers in all pods, and of which framework.
     pods: bool
     networked: bool
     mpi: bool
+    workers: bool
+    spark: bool
+    dask: bool
+    ray: bool
+    program_mib: Directive
+    workers_mib: Directive
     cpus_per_node: Directive
 
 

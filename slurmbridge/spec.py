@@ -201,11 +201,15 @@ class ParallelKind(StrEnum):
     """What starts the program on several nodes.
 
     `pods`: nothing; the program runs in the first pod and starts what it wants in the others with
-    /.sb/rsh. `mpi`: the mpirun of the image.
+    /.sb/rsh. `mpi`: the mpirun of the image. `spark`, `dask`, `ray`: the program runs once, in the
+    first pod, with workers of that framework in all pods.
     """
 
     PODS = "pods"
     MPI = "mpi"
+    SPARK = "spark"
+    DASK = "dask"
+    RAY = "ray"
 
 
 class Parallel(Value):
@@ -213,7 +217,8 @@ class Parallel(Value):
 
     kind: ParallelKind
     nodes: Annotated[int, Field(ge=1, le=4096)]
-    # Of MPI, its ranks.
+    # Of MPI, its ranks; of Dask, its workers. Spark and Ray have one worker on each node, with the
+    # CPUs of all these tasks.
     tasks_per_node: Annotated[int, Field(ge=1, le=1024)] = 1
 
     @property

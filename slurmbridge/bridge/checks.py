@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from slurmbridge.bridge.readiness import untraceable
+from slurmbridge.container.frameworks import framework
 from slurmbridge.errors import InvalidProcess
 from slurmbridge.model import ComputeCapability, Image, Partition
 from slurmbridge.spec import Contract, ProcessSpec, TraceLevel
@@ -212,12 +213,17 @@ def _approved(spec: ProcessSpec, rules: Rules) -> list[Finding]:
 
 
 def _parallel(spec: ProcessSpec, *, networked: bool) -> list[Finding]:
-    if spec.parallel is None or not spec.parallel.networked:
+    if spec.parallel is None:
         return []
-    if networked:
-        return []
-    told = "the nodes of this cluster make no private networks: nothing can run on several"
-    return [("parallel.nodes", told)]
+    found = []
+    if spec.parallel.networked and not networked:
+        told = "the nodes of this cluster make no private networks: nothing can run on several"
+        found.append(("parallel.nodes", told))
+    needed, given = framework(spec), spec.resources.memory_mib
+    if needed and given < needed.least_memory_mib:
+        least = f"{spec.parallel.kind} needs {needed.least_memory_mib} on each node"
+        found.append(("resources.memory_mib", f"{given} is too little: {least}"))
+    return found
 
 
 def _trace_asked(spec: ProcessSpec, rules: Rules) -> list[Finding]:

@@ -15,6 +15,7 @@ from slurmbridge.container.apptainer import (
     seal,
 )
 from slurmbridge.container.facts import expected_facts, expected_of_pods
+from slurmbridge.container.frameworks import framework, shares
 from slurmbridge.model import Helpers, Image, InstalledRequirements, job_name
 from slurmbridge.script import Directive, Script, ScriptContext, Templates, words
 from slurmbridge.spec import ParallelKind, ProcessSpec, TraceFull
@@ -130,6 +131,8 @@ class Renderer:
         record = recording(spec.trace)
         avoided = self.avoid(spec)
         parallel = spec.parallel
+        kind = parallel.kind if parallel else None
+        shared = shares(spec)
         nodes = parallel.nodes if parallel else spec.resources.nodes
         tasks = parallel.tasks_per_node if parallel else spec.resources.tasks_per_node
         return ScriptContext(
@@ -175,6 +178,12 @@ class Renderer:
             trace_stops=spec.limits.trace_full is TraceFull.STOP,
             pods=parallel is not None,
             networked=sealed.networked,
-            mpi=parallel is not None and parallel.kind is ParallelKind.MPI,
+            mpi=kind is ParallelKind.MPI,
+            workers=framework(spec) is not None,
+            spark=kind is ParallelKind.SPARK,
+            dask=kind is ParallelKind.DASK,
+            ray=kind is ParallelKind.RAY,
+            program_mib=Directive(str(shared.program)),
+            workers_mib=Directive(str(shared.workers)),
             cpus_per_node=Directive(str(tasks * spec.resources.cpus_per_task)),
         )

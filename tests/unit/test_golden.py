@@ -11,7 +11,7 @@ from tests.support.specs import IMAGE
 from tests.support.stage import GOLDENS, WAYS, Stage, each_golden, each_way, staged
 
 # What has several nodes needs a cluster: tests/e2e/test_parallel.py.
-RUN_HERE = [golden for golden in GOLDENS if golden.stem != "mpi"]
+RUN_HERE = [golden for golden in GOLDENS if "[parallel]" not in golden.read_text()]
 SHELLCHECK = Path(sys.executable).parent / "shellcheck"
 
 

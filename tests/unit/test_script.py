@@ -92,6 +92,12 @@ CONTEXT = ScriptContext(
     pods=True,
     networked=True,
     mpi=True,
+    workers=True,
+    spark=True,
+    dask=True,
+    ray=True,
+    program_mib=Directive("512"),
+    workers_mib=Directive("1024"),
     cpus_per_node=Directive("1"),
 )
 
