@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     default_cluster: str | None = None
     definitions: Path | None = None
     mirror: str | None = None
+    index: Annotated[str, Field(pattern=r"^https?://[^\s'@]+$")] | None = None
     default_destination: str | None = None
     # A Process may ask for more, never for less.
     trace_minimum: TraceLevel = TraceLevel.OFF

@@ -23,6 +23,7 @@ MEANING = {
     "templates": "Folder with the sbatch templates; without it, those that came with the package.",
     "definitions": "Folder with image definitions; without it, those that came with the package.",
     "mirror": "Debian mirror for image builds; without it, the one that the build host's apt uses.",
+    "index": "Index of Python packages for image builds; without it, PyPI.",
     "default_destination": "`store:path` for Processes that name no `outputs`. "
     "Without it they have to.",
     "trace_minimum": "The least that is recorded of a Process. One that asks for less is refused.",

@@ -4,6 +4,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,16 @@ def read_definition(path: Path) -> Definition:
     return definition
 
 
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """Where definitions get packages from, as addresses."""
+
+    # Of Debian. None: the one that this host's own apt uses.
+    mirror: str | None = None
+    # Of Python. None: PyPI.
+    index: str | None = None
+
+
 class ImageBuilder:
     """Builds what is defined, once for each definition."""
 
@@ -99,7 +110,7 @@ class ImageBuilder:
         *,
         definitions: Path,
         images: Path,
-        mirror: str | None,
+        packages: Packages,
         key: Path | None,
         clock: Callable[[], datetime],
     ) -> None:
@@ -108,7 +119,7 @@ class ImageBuilder:
         self._key = key
         self._definitions = definitions
         self._images = images
-        self._mirror = mirror
+        self._packages = packages
         self._clock = clock
 
     def names(self) -> list[str]:
@@ -191,11 +202,12 @@ class ImageBuilder:
         )
 
     def _apptainer_build(self, path: Path, image: Path, on_line: Callable[[str], None]) -> None:
-        mirror = self._mirror or host_mirror()
         client: Any = Client
         # Client.build(stream=True) leaves standard error unread and stops when that pipe is full;
         # its parts, put together, read both.
-        argv = [*client._init_command("build"), "--build-arg", f"mirror={mirror}"]
+        argv = client._init_command("build")
+        for argument in build_arguments(path.read_text(), self._packages):
+            argv += ["--build-arg", argument]
         last = ""
         try:
             for line in stream_command([*argv, str(image), str(path)], output_type="both"):
@@ -205,6 +217,20 @@ class ImageBuilder:
             raise ImageBuildFailed(f"building {path.stem} failed: {last}") from error
         except FileNotFoundError as error:
             raise ImageBuildFailed("apptainer is not installed on this host") from error
+
+
+def build_arguments(definition: str, packages: Packages) -> list[str]:
+    """What a definition is given; Apptainer refuses what it does not use.
+
+    Raises:
+        ImageBuildFailed: as `host_mirror`.
+    """
+    found = []
+    if "{{ mirror }}" in definition:
+        found.append(f"mirror={packages.mirror or host_mirror()}")
+    if "{{ index }}" in definition:
+        found.append(f"index={packages.index or ''}")
+    return found
 
 
 def host_mirror(root: Path = Path("/")) -> str:

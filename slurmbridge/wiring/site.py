@@ -16,7 +16,7 @@ from slurmbridge.bridge.checks import Clusters, Rules, check, untrusted
 from slurmbridge.bridge.crates import CratePacker
 from slurmbridge.bridge.desk import Desk, new_ulid
 from slurmbridge.container.helpers import HelperBuilder, source_sha256
-from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder
+from slurmbridge.container.images import DEFAULT_DEFINITIONS, ImageBuilder, Packages
 from slurmbridge.container.sif import SifReader
 from slurmbridge.container.signing import SigningKey, key_problem, load_key
 from slurmbridge.container.trust import ImageKeeper, SignatureRule
@@ -204,7 +204,7 @@ class Site:
             SifReader(LocalShell()),
             definitions=self._settings.definitions or DEFAULT_DEFINITIONS,
             images=self._settings.images,
-            mirror=self._settings.mirror,
+            packages=Packages(self._settings.mirror, self._settings.index),
             key=self._settings.image_trust.key,
             clock=now,
         )

@@ -162,6 +162,10 @@ def test_an_agent_starts_nothing_without_the_secret(client: Client, run: Run) ->
     assert complete(client, process) == "[True, False, False, False, True]\n"
 
 
+def test_one_pod_alone_reaches_itself(client: Client, run: Run) -> None:
+    assert complete(client, run("/.sb/rsh", "sb1", "hostname", **pods(1))) == "sb1\n"
+
+
 def test_each_job_has_a_secret_of_its_own(client: Client, run: Run) -> None:
     secrets = {complete(client, run("cat", "/.sb/secret", **pods(1))) for _ in range(2)}
     assert len(secrets) == 2

@@ -4,10 +4,8 @@ import json
 import secrets
 import statistics
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Process
 from slurmbridge.spec import parse_spec
 from tests.conftest import SMALL
-from tests.support.cluster import Cluster, until
+from tests.support.cluster import Cluster, copy_folder, until
 from tests.support.cluster_stores import ClusterStore, is_whole
 from tests.support.wheels import make_index, make_source, make_spy, make_wheel, sha256
 
@@ -52,16 +50,6 @@ class Stock:
         return f"code:{path}"
 
 
-def unpack(cluster: Cluster, folder: Path, target: str) -> None:
-    """Copy what a folder of this host holds to the cluster's login node."""
-    content = BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for path in sorted(folder.iterdir()):
-            tar.add(path, path.name)
-    cluster.must("login", "mkdir", "-p", target)
-    cluster.must("login", "tar", "-xC", target, "--no-same-owner", stdin=content.getvalue())
-
-
 @pytest.fixture(scope="module")
 def stock(bridge: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
     found = Stock(bridge, tmp_path_factory.mktemp("stock"))
@@ -76,7 +64,7 @@ def stock(bridge: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         scripts={f"tool-{alpha}": f"{alpha}:main"},
     )  # fmt: skip
     make_wheel(wheels, beta, "2.0")
-    unpack(bridge, wheels, WHEELS)
+    copy_folder(bridge, wheels, WHEELS)
     for name in ("gamma", "many"):
         make_wheel(archives, found.name(name))
     make_source(archives, found.name("sourced"), files={"setup.py": SETUP})
@@ -84,7 +72,7 @@ def stock(bridge: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     index = found.folder / "index"
     make_index(index, [*archives.iterdir(), *wheels.iterdir()])
     place = f"/tmp/index-{found.mark}"
-    unpack(bridge, index, place)
+    copy_folder(bridge, index, place)
     serving = bridge.argv("login", "python3", "-m", "http.server", str(PORT), "-d", place)
     with subprocess.Popen(serving, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         fetch = "import sys, urllib.request as r; r.urlopen(sys.argv[1])"

@@ -179,3 +179,13 @@ def provide_image(cluster: Cluster, name: str, *environment: str) -> None:
         subprocess.run(target, stdin=source.stdout, check=True)
     cluster.must("bridge", "slurmbridge", "images", "add", name, copy, "--sha256", sha256)
     cluster.must("bridge", "rm", copy)
+
+
+def copy_folder(cluster: Cluster, folder: Path, target: str) -> None:
+    """Copy what a folder of this host holds to the cluster's login node."""
+    cluster.must("login", "mkdir", "-p", target)
+    inside = cluster.argv("login", "tar", "-xC", target, "--no-same-owner")
+    pack = ("tar", "-cC", str(folder), ".")
+    with subprocess.Popen(pack, stdout=subprocess.PIPE) as packed:
+        subprocess.run(inside, stdin=packed.stdout, check=True)
+    assert packed.returncode == 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from slurmbridge.container.images import ImageBuilder
+from slurmbridge.container.images import ImageBuilder, Packages
 from slurmbridge.container.sif import file_sha256
 from slurmbridge.container.trust import Added, ImageKeeper, SignatureRule
 from slurmbridge.model import Image
@@ -75,7 +75,7 @@ class Trust:
         (self.folder / f"{name}.def").write_text(definition)
         builder = ImageBuilder(
             self.records, reader(self.folder), definitions=self.folder, images=self.images,
-            mirror=None, key=self.rule.key, clock=self.clock,
+            packages=Packages(), key=self.rule.key, clock=self.clock,
         )  # fmt: skip
         told: list[str] = []
         return builder.build(name, force=False, on_line=told.append), told

@@ -7,6 +7,8 @@ import pytest
 from slurmbridge.container.images import (
     DEFAULT_DEFINITIONS,
     ImageBuilder,
+    Packages,
+    build_arguments,
     host_mirror,
     read_definition,
 )
@@ -99,8 +101,8 @@ def builder(tmp_path: Path, image: Image) -> ImageBuilder:
     records = ImageStore(fresh_database())
     records.record(image)
     return ImageBuilder(
-        records, reader(tmp_path), definitions=tmp_path, images=tmp_path, mirror=None, key=None,
-        clock=lambda: START,
+        records, reader(tmp_path), definitions=tmp_path, images=tmp_path,
+        packages=Packages(), key=None, clock=lambda: START,
     )  # fmt: skip
 
 
@@ -136,6 +138,19 @@ def test_a_broken_definition_is_refused_before_anything_is_built(tmp_path: Path)
     written(tmp_path, without("test"))
     with pytest.raises(DefinitionInvalid, match="lacks %test"):
         builder(tmp_path, IMAGE).build("shell", force=True, on_line=print)
+
+
+# --- where packages are from ---
+
+
+def test_a_definition_is_given_the_addresses_that_it_asks_for_and_no_others() -> None:
+    packages = Packages("http://mirror.example.org/debian", "https://packages.example/index/")
+    mirror, index = f"mirror={packages.mirror}", f"index={packages.index}"
+    assert build_arguments("MirrorURL: {{ mirror }}", packages) == [mirror]
+    assert build_arguments("{{ mirror }} {{ index }}", packages) == [mirror, index]
+    assert build_arguments("Bootstrap: localimage", Packages()) == []
+    # pip's own, which is PyPI.
+    assert build_arguments("'{{ index }}'", Packages("http://x/debian")) == ["index="]
 
 
 # --- the mirror ---

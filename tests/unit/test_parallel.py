@@ -1,5 +1,9 @@
 """What a parallel Process asks for, and how its containers differ from others."""
 
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,14 @@ from slurmbridge.bridge.checks import Rules, check
 from slurmbridge.bridge.render import prepared
 from slurmbridge.container.apptainer import USUAL_OUTPUTS, context_container, environment, seal
 from slurmbridge.container.facts import OPTIONAL, compare, expected_facts, expected_of_pods
+from slurmbridge.container.frameworks import FRAMEWORKS, shares
 from slurmbridge.errors import InvalidProcess
+from slurmbridge.spec import ParallelKind, parse_spec
+from tests.support.builders import golden_script
 from tests.support.specs import CAPABILITY, IMAGE, spec
+from tests.support.stage import GOLDENS
 
+SHELLCHECK = Path(sys.executable).parent / "shellcheck"
 RULES = Rules(frozenset({"data"}), frozenset({"results"}), has_default_destination=True)
 
 
@@ -45,7 +54,7 @@ def refused(*, networked: bool = True, **changes: Any) -> dict[str, str]:
     ("table", "part"),
     [
         ({"nodes": 2}, "parallel.kind: is missing"),
-        ({"kind": "spark", "nodes": 2}, "parallel.kind"),
+        ({"kind": "yarn", "nodes": 2}, "parallel.kind"),
         ({"kind": "mpi"}, "parallel.nodes: is missing"),
         ({"kind": "mpi", "nodes": 0}, "parallel.nodes"),
         ({"kind": "mpi", "nodes": 2, "tasks_per_node": 0}, "parallel.tasks_per_node"),
@@ -78,6 +87,63 @@ def test_more_than_the_partition_has_is_refused() -> None:
     }
     fits = spec(trace="off", parallel=parallel(3, 2), resources={"cpus_per_task": 2})
     check(fits, RULES, images={"python": IMAGE}, capability=CAPABILITY, networked=True)
+
+
+# --- frameworks ---
+
+
+@pytest.mark.parametrize("kind", list(FRAMEWORKS))
+def test_what_a_framework_cannot_begin_with_is_refused(kind: ParallelKind) -> None:
+    least = FRAMEWORKS[kind].least_memory_mib
+    wanted: dict[str, Any] = {"trace": "off", "parallel": parallel(kind=kind)}
+    found = refused(**wanted, resources={"memory_mib": least - 1})
+    assert found == {
+        "resources.memory_mib": f"{least - 1} is too little: {kind} needs {least} on each node"
+    }
+    enough = spec(**wanted, resources={"memory_mib": least})
+    check(enough, RULES, images={"python": IMAGE}, capability=None, networked=True)
+
+
+@pytest.mark.parametrize("kind", list(FRAMEWORKS))
+@pytest.mark.parametrize("more", [0, 1, 1000, 1_000_000])
+def test_the_memory_of_a_node_is_shared_out_and_never_more(kind: ParallelKind, more: int) -> None:
+    memory = FRAMEWORKS[kind].least_memory_mib + more
+    found = shares(spec(parallel=parallel(kind=kind), resources={"memory_mib": memory}))
+    assert found.program + found.workers == memory - FRAMEWORKS[kind].service_mib
+    assert min(found.program, found.workers) >= 128
+    if kind is ParallelKind.SPARK:
+        # As parts/spark.j2 makes heaps of them, of which Spark refuses those below 450 MiB.
+        assert min(found.program - 256, found.workers * 7 // 10) >= 450
+
+
+def test_without_a_framework_all_memory_is_the_program_s() -> None:
+    for wanted in (spec(), spec(parallel=parallel())):
+        assert shares(wanted).program == wanted.resources.memory_mib
+
+
+STARTED = [golden for golden in GOLDENS if "[parallel]" in golden.read_text()]
+FUNCTIONS = re.compile(
+    r"^write_start\(\) \{.*?(?=^export -f write_start)", re.MULTILINE | re.DOTALL
+)
+
+
+@pytest.mark.parametrize("golden", STARTED, ids=lambda path: path.stem)
+def test_what_begins_in_the_first_pod_is_sound_as_shell(golden: Path, tmp_path: Path) -> None:
+    """In the script it is text, which shellcheck does not read."""
+    functions = FUNCTIONS.search(golden_script(golden))
+    assert functions
+    (tmp_path / "pod/sb").mkdir(parents=True)
+    subprocess.run(["bash", "-ec", functions[0] + "write_start"], cwd=tmp_path, check=True)
+    start = tmp_path / "pod/sb/start"
+    argv = [str(SHELLCHECK), "--shell=dash", str(start)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("", 0)
+    assert subprocess.run(["dash", "-n", str(start)], check=False).returncode == 0
+
+
+def test_every_kind_that_starts_something_has_a_script_that_was_reviewed() -> None:
+    kinds = {parse_spec(tomllib.loads(golden.read_text())).parallel for golden in STARTED}
+    assert {one.kind for one in kinds if one} == set(ParallelKind) - {ParallelKind.PODS}
 
 
 # --- its containers ---

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurmbridge.container.images import ImageBuilder
+from slurmbridge.container.images import ImageBuilder, Packages
 from slurmbridge.container.trust import revocation_marker
 from slurmbridge.errors import ImageRefused, RequestError
 from slurmbridge.store import ImageStore
@@ -151,7 +151,7 @@ def test_a_revoked_image_is_built_afresh_and_never_comes_back(trust: Trust) -> N
     (trust.folder / "small.def").write_text(DEFINITION)
     builder = Rebuilt(
         trust.records, reader(trust.folder), definitions=trust.folder, images=trust.images,
-        mirror="http://mirror.example.org/debian", key=None, clock=trust.clock,
+        packages=Packages("http://mirror.example.org/debian"), key=None, clock=trust.clock,
     )  # fmt: skip
     builder.lines = ("export A=2",)
     fresh = builder.build("small", force=False, on_line=print)
