@@ -163,10 +163,11 @@ def test_a_word_count_is_right_though_a_worker_is_killed_halfway(
 STRANGER = """
 import json, os, subprocess, sys, time, urllib.request
 def joins(conf):
-    words = ("spark-class", "org.apache.spark.deploy.worker.Worker", "--host", "sb1", "--memory", "1g")
+    words = ["spark-class", "org.apache.spark.deploy.worker.Worker", "--host", "sb1"]
+    words += ["--memory", "1g", "--work-dir", "/tmp/stranger"]
     variables = dict(os.environ, SPARK_CONF_DIR=conf)
     with open("/tmp/said", "w") as said:
-        worker = subprocess.Popen((*words, "spark://sb1:7077"), env=variables, stderr=said)
+        worker = subprocess.Popen([*words, "spark://sb1:7077"], env=variables, stderr=said)
         try:
             for _ in range(15):
                 time.sleep(1)
@@ -304,4 +305,7 @@ def test_fewer_workers_than_there_should_be_are_an_error(
     process = run("python3", "-c", "print('ran')", **wanted, environment=broken)
     assert (process.state, process.exit_code) == (ProcessState.EXECUTOR_ERROR, 69)
     assert client.log(process.id).data == b""
-    assert "no_such_module_here" in client.log(process.id, "stderr").data.decode()
+    said = client.log(process.id, "stderr").data.decode()
+    assert "not all workers of 2 nodes have begun" in said
+    # The end of the log of the one that has ended.
+    assert "failed to start" in said
