@@ -119,6 +119,37 @@ def test_a_node_is_found_to_be_ready(site: Site) -> None:
         assert said == "private networks can be made on this node\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("s/^Prolog.*= .*/Prolog = (null)/", "slurm.conf has no Prolog"),
+        ("s/^Epilog.*= .*/Epilog = (null)/", "slurm.conf has no Epilog"),
+        ("s/^PrologFlags.*/PrologFlags = Alloc/", "PrologFlags has no DeferBatch"),
+    ],
+)
+def test_a_node_whose_slurm_is_not_told_is_found_not_to_be(
+    site: Site, line: str, said: str
+) -> None:
+    script = """
+    scontrol show config | sed "$1" >/tmp/said; printf '#!/bin/sh\\ncat /tmp/said\\n' >/tmp/scontrol
+    chmod 755 /tmp/scontrol; mount --bind /tmp/scontrol "$(command -v scontrol)"
+    /usr/libexec/slurmbridge/sbnetwork check
+    """
+    argv = ("unshare", "--mount", "bash", "-c", script, "bash", line)
+    done = site.cluster.run("node1", *argv, user="root")
+    assert done.exit_code == 1
+    assert said in done.stdout
+    assert len(done.stdout.splitlines()) == 1, done.stdout
+
+
+def test_what_slurm_still_uses_is_not_removed_in_part(site: Site) -> None:
+    install = "/opt/slurmbridge/network/install"
+    done = site.cluster.run("node1", install, "uninstall", user="root")
+    assert done.exit_code == 1
+    assert "slurm.conf still names it" in done.stderr
+    test_a_node_is_found_to_be_ready(site)
+
+
 def test_tasks_meet_each_other_and_nobody_else(site: Site) -> None:
     hosts = [*NODES, "controller", "login", "bridge", "database"]
     ports = {"controller": 6817, "login": 22, "bridge": 8642, "database": 5432}
