@@ -1,12 +1,14 @@
 """From this host: what the seal and the private network cost an MPI program.
 
 The same ping-pong between two ranks, on two nodes and on one: in pods of a Process, and in bare
-containers on the nodes' own network, started by srun with Slurm's PMI, which no pod is given.
+containers on the nodes' own network, started by srun with Slurm's PMI, which no pod is given. And
+how long after the start of the job a world of three nodes stands.
 """
 
 import json
 import secrets
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +58,63 @@ int main(int count, char **arguments) {
     return MPI_Finalize();
 }
 """
-_BUILD = 'cd "$(mktemp -d)"; printf %s "$PING_PONG" >p.c; mpicc.mpich -O2 -o p p.c; exec ./p'
+# When the world of three nodes stands, in seconds of the clock that all nodes share.
+START = r"""
+#include <mpi.h>
+#include <stdio.h>
+#include <sys/time.h>
+int main(int count, char **arguments) {
+    int rank;
+    struct timeval now;
+    MPI_Init(&count, &arguments);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Barrier(MPI_COMM_WORLD);
+    gettimeofday(&now, NULL);
+    if (rank == 0)
+        printf("{\"stands\": %ld.%06ld}\n", (long)now.tv_sec, (long)now.tv_usec);
+    return MPI_Finalize();
+}
+"""
 
 
-def sealed(client: Client, nodes: int) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the compiled programs lie, as the nodes see them and as a specification names them."""
+
+    cluster: Cluster
+    image: str
+    folder: str
+
+    def compiled(self, name: str, source: str) -> None:
+        """A program of MPICH."""
+        path = f"/shared/code/{self.folder}/{name}"
+        self.cluster.write("login", f"{path}.c", source.encode())
+        inside = ("apptainer", "--silent", "exec", "--bind", "/shared/code", self.image)
+        self.cluster.must("node1", *inside, "mpicc.mpich", "-O2", "-o", path, f"{path}.c")
+
+    def began(self, job: str) -> float:
+        """When Slurm started a job, in whole seconds."""
+        asked = ("sacct", "-Xn", "-j", job, "-o", "Start")
+        return until(
+            "its record",
+            lambda: float(self.cluster.must("login", "env", "SLURM_TIME_FORMAT=%s", *asked) or 0),
+        )
+
+
+def figures(said: str) -> dict[str, float]:
+    """What a program has printed; UCX may complain of the node before, on the same stream."""
+    found: dict[str, float] = json.loads(said[said.rindex("{") :])
+    return found
+
+
+def sealed(client: Client, place: Place, program: str, nodes: int, tasks: int) -> dict[str, float]:
     """In pods."""
     spec: dict[str, Any] = {
         "image": "programs",
-        "command": ["sh", "-c", _BUILD],
-        "environment": {"PING_PONG": PING_PONG, "MPIRUN": "mpirun.mpich"},
-        "parallel": {"kind": "mpi", "nodes": nodes, "tasks_per_node": 2 // nodes},
+        "command": [f"./{program}"],
+        "code": {"source": f"code:{place.folder}"},
+        "environment": {"MPIRUN": "mpirun.mpich"},
+        "parallel": {"kind": "mpi", "nodes": nodes, "tasks_per_node": tasks},
         "resources": {"memory_mib": 512},
         "time_limit_minutes": 5,
         "partition": "short",
@@ -75,20 +124,29 @@ def sealed(client: Client, nodes: int) -> dict[str, float]:
     process = client.wait(client.submit(parse_spec(spec)).id, timeout_seconds=300)
     if process.state is not ProcessState.COMPLETE:
         raise SystemExit(f"{process.id}: {process.reason}")
-    found: dict[str, float] = json.loads(client.log(process.id).data)
+    found = figures(client.log(process.id).data.decode())
+    if "stands" in found:
+        return {"s": found["stands"] - place.began(str(process.job_id))}
     return found
 
 
-def bare(cluster: Cluster, folder: str, image: str, nodes: int) -> dict[str, float]:
+def bare(place: Place, program: str, nodes: int, tasks: int) -> dict[str, float]:
     """In containers that are not sealed, on the nodes' own network."""
-    inside = f"apptainer --silent exec --bind {folder} {image}"
-    script = f"#!/bin/sh\nsrun --mpi=pmi2 {inside} {folder}/p\n"
-    argv = ("sbatch", "--parsable", "--wait", f"--nodes={nodes}", "--ntasks=2", "--mem=512")
-    place = ("--partition=short", "--account=research", "--time=5", f"--output={folder}/out")
-    cluster.must("login", *argv, *place, stdin=script.encode())
-    said = until("its output", lambda: cluster.must("login", "cat", f"{folder}/out"))
-    found: dict[str, float] = json.loads(said or "")
+    folder = f"/shared/code/{place.folder}"
+    inside = f"apptainer --silent exec --bind {folder} {place.image}"
+    script = f"#!/bin/sh\nsrun --mpi=pmi2 {inside} {folder}/{program}\n"
+    argv = ("sbatch", "--parsable", "--wait", f"--nodes={nodes}", f"--ntasks={nodes * tasks}")
+    where = ("--mem=512", "--partition=short", "--account=research", "--time=5")
+    output = f"--output={folder}/out"
+    job = place.cluster.must("login", *argv, *where, output, stdin=script.encode()).strip()
+    said = until("its output", lambda: place.cluster.must("login", "cat", f"{folder}/out"))
+    found = figures(said or "")
+    if "stands" in found:
+        return {"s": found["stands"] - place.began(job)}
     return found
+
+
+CASES = (("between", "p", 2, 1), ("within", "p", 1, 2), ("start", "start", 3, 1))
 
 
 def main() -> int:
@@ -96,29 +154,27 @@ def main() -> int:
     cluster = Cluster(WAYS["shared"])
     token = cluster.must("bridge", "slurmbridge", "tokens", "add", f"bench-{secrets.token_hex(4)}")
     url = f"http://127.0.0.1:{WAYS['shared'].published_port}"
-    folder = f"/shared/bench-{secrets.token_hex(4)}"
+    folder = f"bench-{secrets.token_hex(4)}"
     runs = []
-    cluster.must("login", "install", "-d", "-m", "1777", folder, user="root")
+    cluster.must("login", "install", "-d", "-m", "1777", f"/shared/code/{folder}", user="root")
     try:
         with Client(url, token.strip()) as client:
-            images = {image.name: image.path for image in client.images()}
-            image = images["programs"]
-            cluster.write("login", f"{folder}/p.c", PING_PONG.encode())
-            compile_it = ("mpicc.mpich", "-O2", "-o", f"{folder}/p", f"{folder}/p.c")
-            build = ("apptainer", "--silent", "exec", "--bind", folder, image, *compile_it)
-            cluster.must("node1", *build)
+            image = {image.name: image.path for image in client.images()}["programs"]
+            place = Place(cluster, image, folder)
+            place.compiled("p", PING_PONG)
+            place.compiled("start", START)
             for _ in range(ROUNDS):
                 run: dict[str, float] = {}
-                for name, nodes in (("between", 2), ("within", 1)):
+                for name, program, nodes, tasks in CASES:
                     for way, found in (
-                        ("sealed", sealed(client, nodes)),
-                        ("bare", bare(cluster, folder, image, nodes)),
+                        ("sealed", sealed(client, place, program, nodes, tasks)),
+                        ("bare", bare(place, program, nodes, tasks)),
                     ):
                         run |= {f"{name}_{way}_{key}": value for key, value in found.items()}
                 print(json.dumps(run), file=sys.stderr, flush=True)
                 runs.append(run)
     finally:
-        cluster.must("login", "rm", "-rf", folder, user="root")
+        cluster.must("login", "rm", "-rf", f"/shared/code/{folder}", user="root")
     print(json.dumps(runs))
     return 0
 

@@ -129,13 +129,12 @@ def environment(
     return given | {"HOME": HOME} | _task_variables(spec.resources.tasks_per_node)
 
 
-# Where an MPI, a collective library or UCX would look for a network by itself.
+# Where an MPI or a collective library would look for a network by itself.
 _ON_THE_NETWORK = (
     "OMPI_MCA_btl_tcp_if_include",
     "PRTE_MCA_prte_if_include",
     "PMIX_MCA_ptl_tcp_if_include",
     "FI_TCP_IFACE",
-    "UCX_NET_DEVICES",
     "GLOO_SOCKET_IFNAME",
     "NCCL_SOCKET_IFNAME",
 )
@@ -148,6 +147,8 @@ def _parallel_variables(
     device = NETWORK_DEVICE if parallel.networked else "lo"
     said = {
         **dict.fromkeys(_ON_THE_NETWORK, device),
+        # It looks in /sys, which lists no device where there is no network, and complains.
+        **({"UCX_NET_DEVICES": device} if parallel.networked else {}),
         "OMP_NUM_THREADS": str(resources.cpus_per_task),
     }
     return {name: value for name, value in said.items() if name not in given} | {
