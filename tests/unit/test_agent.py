@@ -175,9 +175,10 @@ print(agent.wait(20))
 KNOCKS = """
 def answer(said):
     with connect() as s:
-        s.sendall(said)
-        s.shutdown(socket.SHUT_WR)
         try:
+            s.sendall(said)
+            # Who was refused may be gone already.
+            s.shutdown(socket.SHUT_WR)
             return s.recv(100)
         except OSError:
             return b""
