@@ -26,6 +26,17 @@ class NodeReadiness(Value):
     facts: dict[str, str] = Field(default_factory=dict)
 
 
+class Gres(Value):
+    """How many of a kind of Slurm's generic resources one node has."""
+
+    name: str
+    kind: str | None = None
+    count: int
+
+    def __str__(self) -> str:
+        return ":".join(filter(None, (self.name, self.kind, str(self.count))))
+
+
 class Partition(Value):
     """A Slurm partition as the cluster reports it, and what its nodes were found able to do."""
 
@@ -36,6 +47,8 @@ class Partition(Value):
     cpus_per_node: int
     memory_mib_per_node: int
     time_limit_minutes: int | None
+    # The most that any of its nodes has.
+    gres: tuple[Gres, ...] = ()
     node_names: tuple[str, ...] = ()
     sealing_nodes: int = 0
     tracing_nodes: int = 0

@@ -67,6 +67,7 @@ class ScriptContext:
     tasks_per_node: Directive
     cpus_per_task: Directive
     memory: Directive
+    gres: Directive | None
     time_limit: Directive
     warn_signal: Directive | None
     warn_seconds: Directive | None
@@ -100,6 +101,7 @@ class ScriptContext:
     pods: bool
     networked: bool
     mpi: bool
+    bind: bool
     workers: bool
     spark: bool
     dask: bool

@@ -95,12 +95,37 @@ def _variable_name(name: str) -> str:
     return name
 
 
+def check_gres(text: str) -> str:
+    """Return `text` when it is what Slurm's --gres takes: name[:type][:count], with commas between.
+
+    Raises:
+        ValueError: it is not, or names the same twice.
+    """
+    entries = [entry.split(":") for entry in text.split(",")]
+    for parts in entries:
+        kind = parts[1:-1] if parts[-1].isdecimal() else parts[1:]
+        count = parts[-1] if parts[-1].isdecimal() else "1"
+        if (
+            not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", parts[0])
+            or len(kind) > 1
+            or not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", word) for word in kind)
+            or not re.fullmatch(r"[1-9][0-9]{0,5}", count)
+        ):
+            raise ValueError(f"{':'.join(parts)!r} is not of the form name:type:count")
+    if len({tuple(parts[:-1] if parts[-1].isdecimal() else parts) for parts in entries}) < len(
+        entries
+    ):
+        raise ValueError(f"{text!r} names the same twice")
+    return text
+
+
 Argument = Annotated[str, AfterValidator(_argument)]
 RelativePath = Annotated[str, AfterValidator(check_relative_path)]
 Location = Annotated[str, AfterValidator(_location)]
 VariableName = Annotated[str, AfterValidator(_variable_name)]
 # Slurm's names that travel on an #SBATCH line.
 SlurmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+GresName = Annotated[str, AfterValidator(check_gres)]
 ClusterName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -195,6 +220,8 @@ class Resources(Value):
     # Size of /output. Where the site keeps it in memory until the program has ended, it counts as
     # the job's, too, and is half of memory_mib unless it is given; never more than the site takes.
     output_mib: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] | None = None
+    # Slurm's generic resources of each node, such as gpu:a100:2.
+    gres: GresName | None = None
 
 
 class ParallelKind(StrEnum):
@@ -220,6 +247,14 @@ class Parallel(Value):
     # Of MPI, its ranks; of Dask, its workers. Spark and Ray have one worker on each node, with the
     # CPUs of all these tasks.
     tasks_per_node: Annotated[int, Field(ge=1, le=1024)] = 1
+    # Whether each rank of MPI is bound to CPUs of its own among those that Slurm gave to the node.
+    bind: bool = False
+
+    @model_validator(mode="after")
+    def _binds_ranks(self) -> "Parallel":
+        if self.bind and self.kind is not ParallelKind.MPI:
+            raise ValueError("bind is for the ranks of mpi")
+        return self
 
     @property
     def networked(self) -> bool:

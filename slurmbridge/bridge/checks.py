@@ -299,6 +299,7 @@ def _sizes(spec: ProcessSpec, partition: Partition) -> list[Finding]:
             f"{asked.memory_mib} MiB is more than a node of {partition.name} has "
             f"({partition.memory_mib_per_node} MiB)",
         ))  # fmt: skip
+    found += _gres(asked.gres, partition)
     limit = partition.time_limit_minutes
     if limit is not None and spec.time_limit_minutes > limit:
         found.append((
@@ -306,3 +307,23 @@ def _sizes(spec: ProcessSpec, partition: Partition) -> list[Finding]:
             f"{spec.time_limit_minutes} is above the limit of {partition.name} ({limit})",
         ))  # fmt: skip
     return found
+
+
+def _gres(asked: str | None, partition: Partition) -> list[Finding]:
+    found = []
+    for entry in asked.split(",") if asked else ():
+        name, kind, count = _parts(entry)
+        offered = [
+            gres for gres in partition.gres if gres.name == name and kind in {None, gres.kind}
+        ]
+        if count > sum(gres.count for gres in offered):
+            known = ", ".join(str(gres) for gres in partition.gres) or "none"
+            told = f"{entry} is more than a node of {partition.name} has (known: {known})"
+            found.append(("resources.gres", told))
+    return found
+
+
+def _parts(entry: str) -> tuple[str, str | None, int]:
+    name, *rest = entry.split(":")
+    count = int(rest.pop()) if rest and rest[-1].isdecimal() else 1
+    return name, rest[0] if rest else None, count

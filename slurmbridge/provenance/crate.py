@@ -247,6 +247,7 @@ def _program(writer: _Writer, facts: Provenance) -> Ref:
         softwareRequirements=requirements,
         processorRequirements=(
             f"{resources.tasks_per_node} tasks with {resources.cpus_per_task} CPUs each"
+            + (f", {resources.gres}" if resources.gres else "")
         ),
         memoryRequirements=f"{resources.memory_mib} MiB",
     )

@@ -27,6 +27,7 @@ ATTRIBUTES: dict[str, str] = {
     "ntasks-per-node": "ntasks_per_node",
     "cpus-per-task": "cpus_per_task",
     "mem": "memory_per_node",
+    "gres": "gres_per_node",
     "time": "time_limit",
     "signal": "signal",
     "chdir": "working_directory",

@@ -15,7 +15,7 @@ from slurmbridge.errors import (
     SubmissionRefused,
 )
 from slurmbridge.lifecycle import SlurmStatus, read_status
-from slurmbridge.model import ComputeCapability, Partition
+from slurmbridge.model import ComputeCapability, Gres, Partition
 from slurmbridge.scheduler import ClusterNode, JobReport
 from slurmbridge.shell import Reply
 
@@ -28,7 +28,7 @@ QUEUE = (
     "--Format=JobID:|,State:|,exit_code:|,StartTime:|,EndTime:|,NodeList:|,RestartCnt:|,"
     "Reason:|,Name:|",
 )
-PARTITIONS = ("sinfo", "--noheader", "--format=%P|%a|%D|%c|%m|%l")
+PARTITIONS = ("sinfo", "--noheader", "--format=%P|%a|%D|%c|%m|%l|%G")
 NODES = ("sinfo", "--noheader", "--Node", "--format=%P|%T|%N")
 CONFIGURATION = ("scontrol", "show", "config")
 STATISTICS = ("sdiag",)
@@ -337,9 +337,9 @@ def read_partitions(text: str) -> tuple[Partition, ...]:
     found: dict[str, Partition] = {}
     for line in text.splitlines():
         fields = line.strip().split("|")
-        if len(fields) != 6:
+        if len(fields) != 7:
             raise ReplyUnreadable(f"sinfo printed a line that is not understood: {line[:200]!r}")
-        name, up, nodes, cpus, memory, limit = fields
+        name, up, nodes, cpus, memory, limit, gres = fields
         plain = name.removesuffix("*")
         before = found.get(plain)
         found[plain] = Partition(
@@ -350,8 +350,31 @@ def read_partitions(text: str) -> tuple[Partition, ...]:
             cpus_per_node=max(_count(cpus), before.cpus_per_node if before else 0),
             memory_mib_per_node=max(_count(memory), before.memory_mib_per_node if before else 0),
             time_limit_minutes=read_minutes(limit),
+            gres=_most_gres(read_gres(gres), before.gres if before else ()),
         )
     return tuple(found.values())
+
+
+def read_gres(text: str) -> tuple[Gres, ...]:
+    """What sinfo printed of a node's generic resources: `gpu:a100:4(S:0-1),shard:16(S:0)`.
+
+    What is counted otherwise than in whole pieces (`bandwidth:lustre:no_consume:4G`) is left out.
+    """
+    found = []
+    for entry in re.sub(r"\([^)]*\)", "", text).split(","):
+        match = re.fullmatch(r"([a-z][a-z0-9_]*)(?::([A-Za-z0-9][\w.-]*))?:(\d+)", entry)
+        if match:
+            found.append(Gres(name=match[1], kind=match[2], count=int(match[3])))
+    return tuple(found)
+
+
+def _most_gres(some: Iterable[Gres], others: Iterable[Gres]) -> tuple[Gres, ...]:
+    most: dict[tuple[str, str], Gres] = {}
+    for gres in (*some, *others):
+        key = (gres.name, gres.kind or "")
+        if key not in most or most[key].count < gres.count:
+            most[key] = gres
+    return tuple(most[key] for key in sorted(most))
 
 
 def read_minutes(text: str) -> int | None:

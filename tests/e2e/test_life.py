@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from slurmbridge.client import Client
+from slurmbridge.errors import InvalidProcess
 from slurmbridge.lifecycle import ProcessState
 from slurmbridge.model import Process
 from slurmbridge.spec import parse_spec
@@ -231,3 +232,20 @@ def test_who_is_preempted_may_save_and_ends_so(client: Client, spares: list[str]
     assert process.state is ProcessState.PREEMPTED
     assert process.reason == "Slurm preempted it for another job"
     assert "output/saved" in [file.path for file in process.outputs]
+
+
+GIVEN = {"memory_mib": 64, "gres": "gpu:none:1"}
+
+
+def test_generic_resources_are_given_and_counted_by_slurm(bridge: Cluster, client: Client) -> None:
+    process = ended(client, submit(client, "ls", "/dev", resources=GIVEN))
+    assert (process.state, process.nodes) == (ProcessState.COMPLETE, "node1")
+    asked = ("sacct", "-nXPo", "AllocTRES", "-j", str(process.job_id))
+    until("counted", lambda: "gres/gpu=1" in bridge.must("login", *asked))
+    # The device is the job's, and no way into its container.
+    assert not [name for name in client.log(process.id).data.split() if name.startswith(b"gpu")]
+
+
+def test_more_than_any_node_has_is_refused(client: Client) -> None:
+    with pytest.raises(InvalidProcess, match=r"gpu:3 is more than a node of short .*gpu:none:2"):
+        submit(client, "true", resources={"gres": "gpu:3"})

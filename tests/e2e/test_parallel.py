@@ -283,6 +283,26 @@ def test_mpi_makes_one_world_of_all_nodes(
     ]
 
 
+BOUND = (
+    "read -r _ cpus <<END\n$(grep Cpus_allowed_list /proc/self/status)\nEND\n"
+    'echo "$(hostname) $cpus"'
+)
+
+
+@pytest.mark.parametrize("mpirun", ["mpirun.openmpi", "mpirun.mpich"])
+def test_ranks_are_bound_to_cpus_of_their_own_when_asked(
+    client: Client, run: Run, programs: str, mpirun: str
+) -> None:
+    wanted = mpi(programs, 2, 2, environment={"MPIRUN": mpirun})
+    loose = sorted(complete(client, run("sh", "-c", BOUND, **wanted)).splitlines())
+    assert len(set(loose)) == 2
+    wanted["parallel"]["bind"] = True
+    bound = sorted(complete(client, run("sh", "-c", BOUND, **wanted)).splitlines())
+    assert len(set(bound)) == 4
+    assert {line.partition(" ")[0] for line in bound} == {"sb1", "sb2"}
+    assert all(line.partition(" ")[2].isdecimal() for line in bound)
+
+
 FAILS = "import sys; from mpi4py import MPI; sys.exit(5 * (MPI.COMM_WORLD.Get_rank() == 3))"
 ABORTS = """
 from mpi4py import MPI
@@ -421,3 +441,21 @@ def test_an_image_without_mpi_is_told_so(client: Client, run: Run) -> None:
     assert (process.state, process.exit_code) == (ProcessState.EXECUTOR_ERROR, 127)
     said = client.log(process.id, "stderr").data.decode()
     assert "the image holds neither Open MPI nor MPICH" in said
+
+
+WARNED = """
+trap 'echo warned >/output/saved; exit 7' USR1
+/.sb/rsh sb2 'sleep 600' & while :; do sleep 1; done
+"""
+
+
+def test_the_program_in_the_first_pod_is_warned_of_the_time_limit(
+    bridge: Cluster, client: Client
+) -> None:
+    warn = {"signal": "USR1", "seconds": 30}
+    wanted = {**SMALL, **pods(2), "time_limit_minutes": 1, "warn": warn}
+    process = client.submit(parse_spec({**wanted, "command": ["sh", "-c", WARNED]}))
+    process = client.wait(process.id, timeout_seconds=180, poll_seconds=0.5)
+    assert (process.state, process.exit_code) == (ProcessState.EXECUTOR_ERROR, 7), process.reason
+    assert "output/saved" in {output.path for output in process.outputs}
+    nothing_is_left(bridge, process.id)

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from slurmbridge.model import ComputeCapability, Helpers, Image, Partition
+from slurmbridge.model import ComputeCapability, Gres, Helpers, Image, Partition
 from slurmbridge.spec import ProcessSpec, parse_spec
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -41,6 +41,7 @@ CAPABILITY = ComputeCapability(
             cpus_per_node=4,
             memory_mib_per_node=4000,
             time_limit_minutes=1440,
+            gres=(Gres(name="gpu", kind="a", count=2), Gres(name="shard", count=8)),
         ),
     ),
     accounts=("research", "teaching"),

@@ -30,6 +30,9 @@ RULES = Rules(frozenset({"data"}), frozenset({"results"}), has_default_destinati
         ({"resources": {"cpus_per_task": 5}}, "resources.cpus_per_task", "(4)"),
         ({"resources": {"memory_mib": 4001}}, "resources.memory_mib", "(4000 MiB)"),
         ({"time_limit_minutes": 1441}, "time_limit_minutes", "(1440)"),
+        ({"resources": {"gres": "gpu:3"}}, "resources.gres", "gpu:3 is more than a node of main"),
+        ({"resources": {"gres": "gpu:b:1"}}, "resources.gres", "(known: gpu:a:2, shard:8)"),
+        ({"resources": {"gres": "gpu,mic"}}, "resources.gres", "mic is more"),
     ],
 )
 def test_what_this_site_does_not_have_is_refused_by_name(

@@ -56,10 +56,41 @@ def test_plain_paths_are_taken(path: str) -> None:
         ({"cpus_per_task": 0}, "cpus_per_task"),
         ({"nodes": 2}, "nodes"),
         ({"gpus": 1}, "gpus"),
+        *(
+            ({"gres": text}, "gres")
+            for text in (
+                "",
+                "gpu:",
+                "gpu:0",
+                "GPU:1",
+                "gpu:a:b:1",
+                "gpu:1,",
+                "gpu:1\n",
+                "gpu=1",
+                "gpu:1,gpu:2",
+                "gpu:a b:1",
+                "gpu:1 --wrap=id",
+                "none:-1",
+                1,
+            )
+        ),
     ],
 )
 def test_resources_that_cannot_be_meant_are_refused(resources: Any, field: str) -> None:
     assert refused(resources=resources).startswith(f"resources.{field}: ")
+
+
+@pytest.mark.parametrize(
+    "gres", ["gpu", "gpu:2", "gpu:a100", "gpu:a100:2", "gpu:1g.5gb:1", "gpu:a:1,gpu:b:1,shard:4"]
+)
+def test_generic_resources_are_said_in_slurm_s_words(gres: str) -> None:
+    assert parse_spec({**MINIMAL, "resources": {"gres": gres}}).resources.gres == gres
+
+
+def test_only_ranks_are_bound() -> None:
+    assert "bind is for the ranks of mpi" in refused(
+        parallel={"kind": "spark", "nodes": 2, "bind": True}
+    )
 
 
 @pytest.mark.parametrize("minutes", [0, -1, 10**9])

@@ -116,7 +116,7 @@ def test_a_signal_before_the_time_limit_goes_to_the_script_alone() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "#SBATCH --gres=gpu:1",
+        "#SBATCH --gpus=1",
         "#SBATCH -N 1",
         "#SBATCH --mem 512M",
         "#SBATCH",
@@ -187,8 +187,8 @@ def test_what_comes_too_late_is_not_sent() -> None:
 
 def test_a_script_that_is_not_understood_is_told_and_the_rest_is_tried() -> None:
     pyslurm = FakePyslurm([12])
-    answers = list(submit(pyslurm, jobs(f"{HEAD}#SBATCH --gres=gpu:1\n", HEAD)))
-    assert "gres" in answers[0]["invalid"]
+    answers = list(submit(pyslurm, jobs(f"{HEAD}#SBATCH --gpus=1\n", HEAD)))
+    assert "gpus" in answers[0]["invalid"]
     assert answers[1] == {"job_id": 12}
 
 

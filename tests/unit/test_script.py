@@ -59,6 +59,7 @@ CONTEXT = ScriptContext(
     tasks_per_node=Directive("1"),
     cpus_per_task=Directive("1"),
     memory=Directive("512M"),
+    gres=Directive("gpu:2"),
     time_limit=Directive("60"),
     warn_signal=Directive("USR1"),
     warn_seconds=Directive("30"),
@@ -92,6 +93,7 @@ CONTEXT = ScriptContext(
     pods=True,
     networked=True,
     mpi=True,
+    bind=True,
     workers=True,
     spark=True,
     dask=True,
@@ -167,7 +169,7 @@ def test_a_variable_in_a_directive_or_comment_is_declared_as_such(path: Path) ->
 
 def test_directives_do_stand_in_directives_and_comments() -> None:
     text = "\n".join(path.read_text() for path in OF_PROCESSES)
-    assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 13
+    assert len(re.findall(r"^#SBATCH .*{{ \w+ }}", text, re.MULTILINE)) == 14
     assert len(re.findall(r"^# .*{{ \w+ }}", text, re.MULTILINE)) == 2
 
 

@@ -364,6 +364,7 @@ def test_the_recorded_cluster_is_understood() -> None:
     assert capability.accounts == ("research", "teaching")
     assert capability.default_account == "research"
     main, short, parked = capability.partitions
+    assert [str(gres) for gres in main.gres] == ["gpu:none:2"]
     assert (main.name, main.default, main.up) == ("main", True, True)
     assert (main.nodes, main.cpus_per_node, main.memory_mib_per_node) == (3, 4, 4000)
     assert (short.default, parked.up) == (False, False)
@@ -371,8 +372,12 @@ def test_the_recorded_cluster_is_understood() -> None:
 
 
 def test_a_partition_of_several_kinds_of_nodes_is_one_partition_with_the_largest() -> None:
-    [partition] = wire.read_partitions("a*|up|2|16|64000+|1:00:00\na*|up|3|64+|1000|1:00:00\n")
-    assert (partition.nodes, partition.cpus_per_node) == (5, 64)
+    [partition] = wire.read_partitions(
+        "a*|up|2|16|64000+|1:00:00|(null)\na*|up|3|64+|1000|1:00:00|gpu:a:2(S:0-1)\n"
+        "a*|up|1|8|1000|1:00:00|gpu:a:4,shard:no_consume:4G,gpu:b:1(S:0)\n"
+    )
+    assert (partition.nodes, partition.cpus_per_node) == (6, 64)
+    assert [str(gres) for gres in partition.gres] == ["gpu:a:4", "gpu:b:1"]
     assert partition.memory_mib_per_node == 64000
 
 
