@@ -36,6 +36,8 @@ _WHY = b"Outputs are being carried here. They are whole when there is a manifest
 # Places that broken tries have begun.
 _MOST_PLACES = 1000
 _OUTPUT = "output"
+# Where an earlier attempt lies until it is removed.
+_EARLIER = ".earlier"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +113,12 @@ class FolderPlace:
         if not target.exists():
             partial.rename(target)
             return
-        # Of an earlier attempt that ended before it was recorded; the context is whole.
-        earlier = target.with_name(f"{partial.name}.earlier")
-        target.rename(earlier)
+        # Of an earlier attempt that ended before it was recorded; the context is whole. It goes
+        # into what takes its place: who has stood still here for so long that another one began
+        # anew has no such folder any more, and so cannot take away what that one has published.
+        target.rename(partial / _EARLIER)
         partial.rename(target)
-        shutil.rmtree(earlier)
+        shutil.rmtree(target / _EARLIER)
 
     def abandon(self) -> None:
         """See Place."""

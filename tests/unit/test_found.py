@@ -11,6 +11,7 @@ import pytest
 
 from slurmbridge.bridge.standing import Actor
 from slurmbridge.clock import Clock
+from slurmbridge.context.carrying import FolderPlace
 from slurmbridge.context.folder import ContextFolder
 from slurmbridge.errors import DatabaseUnavailable, FilesUnavailable, StagingFailed
 from slurmbridge.lifecycle import ProcessState, SlurmState
@@ -167,3 +168,24 @@ def test_a_canceled_job_that_a_struck_off_runner_asked_for_is_told_by_the_next(
     with struck_while_slurm_answers(bridge):
         bridge.verbs.observer.observe()
     assert last_told(bridge, one) is not ProcessState.CANCELING
+
+
+def test_who_stood_still_while_publishing_takes_nothing_from_who_came_after(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "results"
+
+    def begun(by: str) -> FolderPlace:
+        place = FolderPlace("results:p", target)
+        with place.begin().create("result") as file:
+            file.write(by.encode())
+        return place
+
+    begun("the first, which died before it was recorded").publish()
+    late = begun("late")
+    begun("the next").publish()
+    with pytest.raises(FileNotFoundError):
+        late.publish()
+    late.abandon()
+    assert (target / "result").read_text() == "the next"
+    assert [path.name for path in tmp_path.rglob("*")] == ["results", "result"]
